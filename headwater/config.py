@@ -1,0 +1,432 @@
+"""One `headwater.yaml` per knowledge base, read into frozen models.
+
+An error names the file, the line, the key and what was expected. `${NAME}` in a string of a source
+stands for an environment variable; it is resolved when the source is opened, so that searching
+needs no secret, and secrets never enter a hash or a manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from headwater.errors import ConfigError, NotFoundError
+
+CONFIG_NAME = "headwater.yaml"
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read `15m`, `1d`, `1h 30m` (units s, m, h, d, w) as a positive duration.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip().lower()
+    parts = list(_DURATION.finditer(text))
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError("expected a duration such as 30s, 15m, 6h, 1d or 2w")
+    seconds = sum(float(part["number"]) * _UNITS[part["unit"]] for part in parts)
+    if seconds <= 0:
+        raise ValueError("expected a duration above zero")
+    return timedelta(seconds=seconds)
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest text that `parse_duration` reads back: `1d`, `1h30m`."""
+    left = int(value.total_seconds())
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        count, left = divmod(left, _UNITS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?\s*[smhdw]\s*)+$"}),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class DeletionGuard(_Model):
+    """How much of a source may vanish in one refresh before a person must look.
+
+    Deletions are withheld when more than `max(max_count, max_share * size)` records are missing.
+    """
+
+    max_count: int = Field(10, ge=0, description="this many may always go")
+    max_share: float = Field(0.10, ge=0, le=1, description="or this share of the source")
+
+
+class Schedule(_Model):
+    """When a deployment runs: exactly one of `every` and `cron`."""
+
+    every: Duration | None = Field(None, description="an interval: 15m, 6h, 1d")
+    cron: str | None = Field(None, description="a cron line in UTC: '0 * * * *'")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Schedule:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError("expected exactly one of 'every' and 'cron'")
+        return self
+
+
+class _SourceOptions(_Model):
+    freshness: Duration = Field(
+        timedelta(days=1), description="the objective: verified no longer ago than this"
+    )
+    suite: str | None = Field(
+        None, description="the expectations, a file; suites/<source>.json when left out"
+    )
+    labels: tuple[str, ...] = Field((), description="put on every record of the source")
+    licence: str | None = Field(None, description="SPDX name, carried into datasets")
+    deletion_guard: DeletionGuard = DeletionGuard()
+    schedule: Schedule | None = Field(None, description="its own, beside the knowledge base's")
+
+
+class DocumentsConfig(_SourceOptions):
+    """Files below a folder: md, rst, txt, html, csv, json, jsonl, pdf, docx."""
+
+    kind: Literal["documents"]
+    root: str = Field(description="the folder, relative to headwater.yaml")
+    glob: tuple[str, ...] = Field(("**/*",), description="which files; '**' crosses folders")
+    exclude: tuple[str, ...] = Field((), description="globs to leave out")
+    url: str | None = Field(None, description="a link template: https://docs.example/{key}")
+    encoding: str = Field("utf-8", description="of text files; the byte order mark wins")
+    max_bytes: int = Field(50_000_000, gt=0, description="larger files go to quarantine")
+
+
+class DatabaseConfig(_SourceOptions):
+    """A table or a query; each row becomes a document."""
+
+    kind: Literal["database"]
+    dsn: str = Field(description="sqlite:///file.db, postgresql://…, or any SQLAlchemy URL")
+    table: str | None = Field(None, description="a table or view; or give 'query'")
+    query: str | None = Field(None, description="a SELECT without a trailing semicolon")
+    key: tuple[str, ...] = Field(description="the key column or columns")
+    text: tuple[str, ...] = Field((), description="columns rendered as text; all others if empty")
+    title: str | None = Field(None, description="the column that titles a document")
+    url: str | None = Field(None, description="a link template over the columns")
+    metadata: tuple[str, ...] = Field((), description="columns kept as metadata, not embedded")
+    ignore: tuple[str, ...] = Field((), description="volatile columns that are no change")
+    cursor: str | None = Field(None, description="an ever-rising column: pull only what is new")
+    cursor_lag: Duration | None = Field(
+        None, description="re-read this much before the watermark (timestamp cursors)"
+    )
+    updated_at: str | None = Field(None, description="the source's own time of a row")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key(cls, data: Any) -> Any:
+        return _listify(data, "key", "text", "metadata", "ignore")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> DatabaseConfig:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("expected exactly one of 'table' and 'query'")
+        return self
+
+
+class Pagination(_Model):
+    """How the pages of an API follow each other."""
+
+    style: Literal["none", "page", "offset", "next"] = "none"
+    param: str | None = Field(None, description="query parameter; 'page' or 'offset' by default")
+    size_param: str | None = Field(None, description="query parameter of the page size")
+    size: int | None = Field(None, gt=0, description="records asked for per page")
+    start: int | None = Field(None, ge=0, description="first page; 1 for 'page', 0 for 'offset'")
+    next: str = Field("next", description="path to the next page's URL in the reply")
+    total: str | None = Field(None, description="path to the total count, checked at the end")
+
+
+class ApiConfig(_SourceOptions):
+    """JSON over HTTP; each record of the reply becomes a document."""
+
+    kind: Literal["api"]
+    url: str
+    records: str = Field("", description="path to the list of records: 'data.items'; '' = the root")
+    key: str = Field(description="path to a record's key")
+    text: tuple[str, ...] = Field((), description="paths rendered as text; all fields if empty")
+    title: str | None = None
+    record_url: str | None = Field(None, description="path to a record's own link")
+    metadata: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = Field((), description="volatile fields that are no change")
+    updated_at: str | None = Field(None, description="path to the source's own time of a record")
+    params: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    token: str | None = Field(None, description="bearer token: ${NAME}")
+    pagination: Pagination = Pagination()
+    timeout: Duration = Field(timedelta(seconds=30), description="per read")
+    deadline: Duration = Field(timedelta(minutes=10), description="for the whole pull")
+    max_bytes: int = Field(500_000_000, gt=0, description="decoded, for the whole pull")
+    since_param: str | None = Field(None, description="query parameter that takes a backfill's from")
+    until_param: str | None = Field(None, description="query parameter that takes a backfill's to")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        return _listify(data, "text", "metadata", "ignore")
+
+
+class PluginConfig(_SourceOptions):
+    """A source registered by another package under the entry-point group `headwater.sources`."""
+
+    kind: str
+    options: dict[str, Any] = {}
+
+
+BUILT_IN: dict[str, type[_SourceOptions]] = {
+    "documents": DocumentsConfig,
+    "database": DatabaseConfig,
+    "api": ApiConfig,
+}
+SourceConfig = DocumentsConfig | DatabaseConfig | ApiConfig | PluginConfig
+
+
+def _read_source(value: Any) -> Any:
+    """Pick the model by `kind`, so that an error speaks of one kind and not of all four."""
+    if isinstance(value, _SourceOptions):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ValueError("expected a mapping with 'kind': documents, database, api or a plug-in's")
+    return BUILT_IN.get(value["kind"], PluginConfig).model_validate(value)
+
+
+class ChunkingConfig(_Model):
+    """Sizes of chunks in tokens of the embedding model. A change re-embeds everything."""
+
+    max_tokens: int | None = Field(None, ge=32, description="the model's own limit when left out")
+    min_tokens: int = Field(64, ge=1)
+
+
+class IndexConfig(_Model):
+    """When a segment gets a graph, and when segments are merged."""
+
+    graph_from: int = Field(4000, ge=2, description="rows below which the exact scan is faster")
+    max_flat_segments: int = Field(4, ge=1)
+    max_dead_share: float = Field(0.2, gt=0, lt=1)
+    recall: float = Field(0.98, gt=0, le=1, description="recall@10 that ef is calibrated to")
+
+
+class DatasetConfig(_Model):
+    """What a fine-tuning dataset is cut from, and when a chunk counts as settled."""
+
+    sources: tuple[str, ...] = Field((), description="all when empty")
+    recipes: tuple[Literal["pairs", "instructions", "text"], ...] = ("pairs", "instructions", "text")
+    settled_for: Duration = Field(timedelta(days=30), description="unchanged for at least this long")
+    min_checks: int = Field(5, ge=1, description="confirmed by at least this many refreshes")
+    test_share: float = Field(0.1, ge=0, lt=1)
+    min_tokens: int = Field(16, ge=1)
+    stale_above: float = Field(0.05, gt=0, le=1, description="share contradicted that means stale")
+    licences: tuple[str, ...] = Field((), description="only these SPDX names; all when empty")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        return _listify(data, "sources", "recipes", "licences")
+
+
+class Config(_Model):
+    """A knowledge base."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=_NAME)
+    model: str = Field(DEFAULT_MODEL, description="a name, or the path of a folder")
+    sources: dict[
+        Annotated[str, Field(pattern=_NAME)], Annotated[SourceConfig, BeforeValidator(_read_source)]
+    ] = Field(min_length=1)
+    schedule: Schedule | None = Field(None, description="of the refresh of all sources")
+    on_source_error: Literal["continue", "stop"] = "continue"
+    chunking: ChunkingConfig = ChunkingConfig()
+    index: IndexConfig = IndexConfig()
+    datasets: dict[Annotated[str, Field(pattern=_NAME)], DatasetConfig] = {}
+
+
+@dataclass(frozen=True)
+class KnowledgeBase:
+    """A configured folder.
+
+    Attributes:
+        root: the folder that holds `headwater.yaml`.
+        config: what the file says.
+        config_sha256: of the file's bytes.
+    """
+
+    root: Path
+    config: Config
+    config_sha256: str
+
+    @property
+    def store(self) -> Path:
+        """The folder of the store."""
+        return self.root / "store"
+
+    def source(self, name: str) -> SourceConfig:
+        """The configuration of one source.
+
+        Raises:
+            NotFoundError: the configuration names no such source.
+        """
+        try:
+            return self.config.sources[name]
+        except KeyError:
+            known = ", ".join(self.config.sources)
+            raise NotFoundError(
+                "No such source", obj=name, todo=f"headwater.yaml names: {known}"
+            ) from None
+
+
+def load(root: str | Path) -> KnowledgeBase:
+    """Read the knowledge base in the folder `root`.
+
+    Raises:
+        ConfigError: there is no `headwater.yaml`, or it is wrong; the message says where.
+    """
+    folder = Path(root)
+    path = folder / CONFIG_NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "This folder is no knowledge base",
+            obj=str(path),
+            todo=f"{error.strerror}; run 'headwater init DIR', or name the folder with --kb",
+        ) from None
+    return KnowledgeBase(folder, parse(data, name=str(path)), hashlib.sha256(data).hexdigest())
+
+
+def parse(data: bytes, *, name: str = CONFIG_NAME) -> Config:
+    """Read the bytes of a `headwater.yaml`.
+
+    Raises:
+        ConfigError: naming `name`, the line, the key and what was expected.
+    """
+    try:
+        text = data.decode("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError("The file is not UTF-8", obj=name, todo=str(error)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError("The file is not valid YAML", obj=where, todo=str(problem)) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            "The file is empty or not a mapping", obj=name, todo="it needs 'name' and 'sources'"
+        )
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(item, node, name) for item in error.errors()]
+        raise ConfigError(
+            "The configuration is wrong", obj=name, todo="\n     ".join(lines)
+        ) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of `headwater.yaml`, for editors."""
+    schema = Config.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "headwater.yaml"
+    return schema
+
+
+def expand(value: str, *, where: str) -> str:
+    """Replace each `${NAME}` in `value` by the environment variable.
+
+    Args:
+        value: the text from the configuration.
+        where: the key it came from, for the message.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ConfigError(
+                "An environment variable is not set",
+                obj=f"{where}: ${{{match[1]}}}",
+                todo=f"export {match[1]}=… and run again",
+            )
+        return found
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
+
+
+def _listify(data: Any, *names: str) -> Any:
+    """Let one string stand for a list of one."""
+    if not isinstance(data, dict):
+        return data
+    return {k: [v] if k in names and isinstance(v, str) else v for k, v in data.items()}
+
+
+def _explain(item: Any, node: yaml.Node | None, name: str) -> str:
+    loc = tuple(part for part in item["loc"] if part != "[key]")
+    line = _locate(node, loc)
+    key = ".".join(str(part) for part in loc) or "(the whole file)"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = f"unknown key{_suggest(str(loc[-1]))}"
+    elif item["type"] == "missing":
+        message = "this key is required"
+    given = item.get("input")
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{name}:{line}: {key}: {message}{shown}"
+
+
+def _locate(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The 1-based line of the deepest part of `loc` that the file holds."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            match = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if match is None:
+                return line
+            line, node = match[0].start_mark.line + 1, match[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _suggest(key: str) -> str:
+    from difflib import get_close_matches
+
+    models = [Config, ChunkingConfig, IndexConfig, DatasetConfig, Schedule, DeletionGuard]
+    names = {name for model in (*models, Pagination, *BUILT_IN.values()) for name in model.model_fields}
+    close = get_close_matches(key, sorted(names), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

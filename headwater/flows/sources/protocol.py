@@ -1,0 +1,147 @@
+"""What a source is: one method that yields record batches and says how complete they were.
+
+Your own source in a few lines::
+
+    class Greetings:
+        def pull(self, request):
+            yield record_batch([Record(key="en", text="hello"), Record(key="fr", text="bonjour")])
+            return ExtractEnd(complete=True)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("metadata", pa.string()),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("source_ts", pa.timestamp("us", tz="UTC")),
+        pa.field("fingerprint", pa.string()),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""One row per record.
+
+`key` names the record within its source; a null or empty key goes to quarantine. `text` is markdown
+or plain text. `metadata` is a JSON object. `fingerprint` is the source's own cheap proof that
+nothing changed (a hash of a file's bytes and its parser); null when it has none. `state` is one of
+`STATES`; `error` says why an `unreadable` record has no text.
+"""
+
+STATES = ("present", "unchanged", "gone", "unreadable")
+"""`present`: here it is. `unchanged`: seen, and its fingerprint is the known one (no text is sent).
+`gone`: the source says it was deleted. `unreadable`: it is there but could not be read."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, for sources that build them one by one."""
+
+    key: str | None
+    text: str | None = None
+    title: str | None = None
+    url: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    source_ts: datetime | None = None
+    fingerprint: str | None = None
+    state: str = "present"
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A half-open range `[start, end)` of the source's own time, for backfills (UTC)."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """What the refresh asks a source for.
+
+    Attributes:
+        watermark: what the last published extract returned, or None for the first.
+        known: key -> fingerprint of every live document of the source that has one. A source may
+            answer `unchanged` for a key whose fingerprint is still the same.
+        keys: only these keys (`--key`); None for all. Such an extract is never complete.
+        window: only this range of source time (a backfill). Such an extract is never complete.
+    """
+
+    watermark: str | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
+    keys: frozenset[str] | None = None
+    window: Window | None = None
+
+
+@dataclass(frozen=True)
+class ExtractEnd:
+    """What a source says once it has yielded everything.
+
+    Attributes:
+        complete: every record of the source was listed. Only then may absence mean deletion.
+        watermark: given back as `PullRequest.watermark` next time, once this extract is published.
+        note: one line for the run log ("3 pages, 304 not modified").
+        unchanged: the source proved that nothing at all changed (HTTP 304): the extract confirms
+            every live document without listing it.
+    """
+
+    complete: bool
+    watermark: str | None = None
+    note: str = ""
+    unchanged: bool = False
+
+
+Pull = Generator[pa.RecordBatch, None, ExtractEnd]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A place knowledge is pulled from."""
+
+    def pull(self, request: PullRequest) -> Pull:
+        """Yield batches of `RECORD_SCHEMA` (at most some thousand rows each), return the end.
+
+        Raises:
+            SourceUnreachableError: no answer; a retry may help.
+            SourceDataError: an answer that cannot be used. Whatever was yielded is discarded.
+        """
+        ...
+
+
+def record_batch(records: Iterable[Record]) -> pa.RecordBatch:
+    """Put records into one batch of `RECORD_SCHEMA`."""
+    rows = [
+        {
+            "key": r.key,
+            "text": r.text,
+            "title": r.title,
+            "url": r.url,
+            "metadata": canonical_json(r.metadata),
+            "labels": list(r.labels),
+            "source_ts": r.source_ts,
+            "fingerprint": r.fingerprint,
+            "state": r.state,
+            "error": r.error,
+        }
+        for r in records
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=RECORD_SCHEMA)
+
+
+def canonical_json(value: Mapping[str, Any]) -> str:
+    """The one JSON text of `value`: keys sorted, no spaces, so that equal values hash equally."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
