@@ -189,7 +189,9 @@ class ApiConfig(_SourceOptions):
     timeout: Duration = Field(timedelta(seconds=30), description="per read")
     deadline: Duration = Field(timedelta(minutes=10), description="for the whole pull")
     max_bytes: int = Field(500_000_000, gt=0, description="decoded, for the whole pull")
-    since_param: str | None = Field(None, description="query parameter that takes a backfill's from")
+    since_param: str | None = Field(
+        None, description="query parameter that takes a backfill's from"
+    )
     until_param: str | None = Field(None, description="query parameter that takes a backfill's to")
 
     @model_validator(mode="before")
@@ -242,8 +244,14 @@ class DatasetConfig(_Model):
     """What a fine-tuning dataset is cut from, and when a chunk counts as settled."""
 
     sources: tuple[str, ...] = Field((), description="all when empty")
-    recipes: tuple[Literal["pairs", "instructions", "text"], ...] = ("pairs", "instructions", "text")
-    settled_for: Duration = Field(timedelta(days=30), description="unchanged for at least this long")
+    recipes: tuple[Literal["pairs", "instructions", "text"], ...] = (
+        "pairs",
+        "instructions",
+        "text",
+    )
+    settled_for: Duration = Field(
+        timedelta(days=30), description="unchanged for at least this long"
+    )
     min_checks: int = Field(5, ge=1, description="confirmed by at least this many refreshes")
     test_share: float = Field(0.1, ge=0, lt=1)
     min_tokens: int = Field(16, ge=1)
@@ -417,7 +425,9 @@ def _locate(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
             if match is None:
                 return line
             line, node = match[0].start_mark.line + 1, match[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
@@ -426,7 +436,10 @@ def _locate(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
 def _suggest(key: str) -> str:
     from difflib import get_close_matches
 
-    models = [Config, ChunkingConfig, IndexConfig, DatasetConfig, Schedule, DeletionGuard]
-    names = {name for model in (*models, Pagination, *BUILT_IN.values()) for name in model.model_fields}
+    models: tuple[type[_Model], ...] = (
+        *(Config, ChunkingConfig, IndexConfig, DatasetConfig, Schedule, DeletionGuard, Pagination),
+        *BUILT_IN.values(),
+    )
+    names = {name for model in models for name in model.model_fields}
     close = get_close_matches(key, sorted(names), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,150 @@
+"""Objects: immutable files named by the SHA-256 of their bytes, `objects/ab/<sha256>.<kind>`.
+
+Writing the same bytes twice gives the same name. An object is checked against its name once per
+process before its first use, so that a damaged file is refused with its name and never parsed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headwater.errors import CorruptObjectError
+from headwater.storage import files
+
+EMBEDDINGS = "embeddings.parquet"
+"""The kind that is a root of its own: kept by every sweep."""
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """An object as a manifest names it.
+
+    Attributes:
+        sha256: of the file's bytes, hex.
+        kind: also the file's suffix: `versions.parquet`, `graph.hnsw`, ….
+        bytes: size of the file.
+        rows: rows in it; 0 where rows mean nothing.
+    """
+
+    sha256: str
+    kind: str
+    bytes: int
+    rows: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path below `objects/`."""
+        return f"{self.sha256[:2]}/{self.sha256}.{self.kind}"
+
+
+class ObjectStore:
+    """The folder `objects/` of a store and the folder `tmp/` its files grow in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "objects"
+        self._tmp = root / "tmp"
+        self._verified: set[str] = set()
+        self.bytes_written = 0
+        self.written: list[ObjectEntry] = []
+
+    def put_table(self, table: pa.Table, kind: str, *, row_group_size: int = 8192) -> ObjectEntry:
+        """Store a table as zstd Parquet.
+
+        No minima or maxima are written: they would copy texts into footers, where erasure would
+        have to look for them.
+        """
+        draft = self.draft(kind)
+        with files.translated(draft):
+            pq.write_table(
+                table,
+                draft,
+                compression="zstd",
+                row_group_size=row_group_size,
+                write_statistics=False,
+                store_schema=True,
+            )
+        return self.adopt(draft, kind, rows=table.num_rows)
+
+    def put_bytes(self, data: bytes, kind: str, *, rows: int = 0) -> ObjectEntry:
+        """Store bytes as they are."""
+        draft = self.draft(kind)
+        with files.translated(draft):
+            draft.write_bytes(data)
+        return self.adopt(draft, kind, rows=rows)
+
+    def draft(self, kind: str) -> Path:
+        """A fresh path to write an object of `kind` to, before `adopt`."""
+        folder = self._tmp / f"run-{os.getpid()}"
+        files.make_folder(folder)
+        return folder / f"{len(self.written)}-{os.urandom(6).hex()}.{kind}"
+
+    def adopt(self, draft: Path, kind: str, *, rows: int = 0) -> ObjectEntry:
+        """Sync, hash and rename a finished draft to its content's name."""
+        files.sync_file(draft)
+        sha256 = files.sha256_of(draft)
+        entry = ObjectEntry(sha256, kind, draft.stat().st_size, rows)
+        target = self.root / entry.name
+        if target.is_file() and target.stat().st_size == entry.bytes:
+            files.remove(draft)
+        else:
+            files.move(draft, target)
+            files.sync_folder(self.root)
+            self.bytes_written += entry.bytes
+            self.written.append(entry)
+        self._verified.add(entry.name)
+        return entry
+
+    def path(self, entry: ObjectEntry) -> Path:
+        """The file of an object, after its bytes were checked against its name.
+
+        Raises:
+            CorruptObjectError: it is missing, or its bytes are not what they were.
+        """
+        path = self.root / entry.name
+        if entry.name not in self._verified:
+            self.verify(entry)
+            self._verified.add(entry.name)
+        return path
+
+    def verify(self, entry: ObjectEntry, *, deep: bool = True) -> None:
+        """Check that an object is there and has its size and (deep) its hash.
+
+        Raises:
+            CorruptObjectError: it has not.
+        """
+        path = self.root / entry.name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise _corrupt("An object of the store is missing", entry) from None
+        if size != entry.bytes or (deep and files.sha256_of(path) != entry.sha256):
+            raise _corrupt("An object of the store is damaged", entry)
+
+    def read_table(self, entry: ObjectEntry, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet object, or some of its columns."""
+        return pq.read_table(self.path(entry), columns=columns, partitioning=None)
+
+    def listing(self) -> Iterator[tuple[ObjectEntry, Path]]:
+        """Every object on the disk, whether a manifest names it or not (rows unknown: 0)."""
+        if not self.root.is_dir():
+            return
+        for folder in sorted(self.root.iterdir()):
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                sha256, _, kind = path.name.partition(".")
+                yield ObjectEntry(sha256, kind, path.stat().st_size), path
+
+    def discard_drafts(self) -> None:
+        """Remove what this process left in `tmp/`."""
+        files.remove_tree(self._tmp / f"run-{os.getpid()}")
+
+
+def _corrupt(what: str, entry: ObjectEntry) -> CorruptObjectError:
+    return CorruptObjectError(
+        what, obj=f"objects/{entry.name}", todo="run 'headwater verify --deep' to see all of it"
+    )
