@@ -57,8 +57,8 @@ CLOSURES = pa.schema(
 )
 """One row per version that ended. `op`: `changed`, `removed` or `renamed`."""
 
-CONTENTS = pa.schema([("content_hash", _HASH), ("text", pa.string())])
-"""Each distinct text once; `content_hash` is the SHA-256 of its UTF-8."""
+CONTENTS = pa.schema([("content_hash", _HASH), ("chars", pa.int64()), ("text", pa.string())])
+"""Each distinct text once; `content_hash` is the SHA-256 of its UTF-8, `chars` its length."""
 
 CHUNKS = pa.schema(
     [

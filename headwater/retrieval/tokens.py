@@ -1,0 +1,106 @@
+"""Counting tokens the way the embedding model does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as _Fast
+
+from headwater.errors import ModelError
+
+IntArray = npt.NDArray[np.int64]
+
+_ADDITIVE_MODELS: Final = frozenset({"WordPiece", "WordLevel"})
+_ADDITIVE_SPLITS: Final = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
+_ADDITIVE_NORMALIZERS: Final = frozenset({"NoneType", "BertNormalizer"})
+
+
+class Tokenizer:
+    """The tokenizer of an embedding model, without the truncation and padding its file may ship.
+
+    all-MiniLM-L6-v2 ships truncation at 128, which silently makes every longer text count as 128.
+
+    Args:
+        source: a `tokenizer.json`, as a path or as its bytes.
+        truncate_at: tokens kept by `encode`, special tokens not counted; None keeps all. It does
+            not touch `count` and `offsets`.
+
+    Raises:
+        ModelError: the file is missing or is no tokenizer.
+    """
+
+    def __init__(self, source: Path | bytes, *, truncate_at: int | None = None) -> None:
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            self._fast = _Fast.from_buffer(data)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                "The tokenizer cannot be read",
+                obj="tokenizer.json" if isinstance(source, bytes) else str(source),
+                todo=f"{error}; fetch the model again",
+            ) from None
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self.specials: Final[int] = self._fast.num_special_tokens_to_add(False)
+        self._limit = None if truncate_at is None else truncate_at + self.specials
+        self._encoder = self._fast
+        if self._limit is not None:
+            self._encoder = _Fast.from_buffer(data)
+            self._encoder.no_padding()
+            self._encoder.enable_truncation(self._limit)
+
+    @cached_property
+    def additive(self) -> bool:
+        """Whether the count of texts joined by spaces is the sum of their counts."""
+        fast = self._fast
+        return (
+            type(fast.model).__name__ in _ADDITIVE_MODELS
+            and type(fast.pre_tokenizer).__name__ in _ADDITIVE_SPLITS
+            and type(fast.normalizer).__name__ in _ADDITIVE_NORMALIZERS
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a batch up; the attention mask hides it, so any id would do."""
+        found = self._fast.token_to_id("[PAD]")
+        if found is None:
+            found = self._fast.token_to_id("<pad>")
+        return 0 if found is None else int(found)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, special tokens left out."""
+        if not texts:
+            return []
+        batch = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(item) for item in batch]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The (start, end) character span of each token, special tokens left out."""
+        return list(self._fast.encode(text, add_special_tokens=False).offsets)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, special tokens included, truncated at `truncate_at`."""
+        if len(texts) == 1:
+            # A batch would start the thread pool of the library, which a later fork regrets.
+            return [list(self._encoder.encode(texts[0]).ids)]
+        return [list(item.ids) for item in self._encoder.encode_batch_fast(list(texts))]
+
+
+def pad(rows: Sequence[Sequence[int]], *, fill: int) -> tuple[IntArray, IntArray]:
+    """Token ids of unequal lengths as one rectangle.
+
+    Returns:
+        input_ids and attention_mask, int64 (len(rows), longest row).
+    """
+    width = max(len(row) for row in rows)
+    ids = np.full((len(rows), width), fill, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return ids, mask
