@@ -227,7 +227,9 @@ def _atoms(text: str, tokenizer: Tokenizer, limit: int) -> list[_Atom]:
                 level = _UNDER_HEADING
             after_heading = bool(block.heading)
             title = "" if index else block.heading
-            for piece in _fit(text, _Atom(start, end, level, size, heading=title), tokenizer, limit):
+            for piece in _fit(
+                text, _Atom(start, end, level, size, heading=title), tokenizer, limit
+            ):
                 atoms.append(_with_key(text, piece))
     return atoms
 

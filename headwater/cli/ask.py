@@ -1,0 +1,220 @@
+"""Commands that only look: search, status, log, diff, quarantine, dataset, verify, schema."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from headwater.cli.options import (
+    Time,
+    json_option,
+    kb_option,
+    open_kb,
+    open_store,
+    print_json,
+    progress_bars,
+)
+
+
+@click.command()
+@click.argument("query")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
+@click.option("--as-of", help="A snapshot's name or number, or a time: what was known then.")
+@click.option("--source", "-s", "sources", multiple=True, help="Only this source.")
+@kb_option
+@json_option
+def search(
+    query: str, k: int, as_of: str | None, sources: tuple[str, ...], kb_path: Path, as_json: bool
+) -> int:
+    """Find what the knowledge base says about QUERY, now or as of a snapshot."""
+    from headwater.cli.render import show_hits
+    from headwater.retrieval import Retriever
+
+    with Retriever.open(kb_path) as retriever:
+        hits = retriever.search(query, k=k, as_of=as_of, sources=sources or None)
+    print_json([hit.as_dict() for hit in hits]) if as_json else show_hits(hits)
+    return 0
+
+
+@click.command()
+@click.option("--now", type=Time(), help="Measure against this time instead of the clock.")
+@kb_option
+@json_option
+def status(now: datetime | None, kb_path: Path, as_json: bool) -> int:
+    """Per source: last verified, last change, freshness. Exits with 5 if an objective is missed."""
+    from headwater.cli.render import show_status
+    from headwater.flows.freshness import freshness
+
+    store = open_store(kb_path)
+    found = freshness(open_kb(kb_path), store, now=now)
+    if as_json:
+        snapshot, candidates = store.current_name(), store.candidates()
+        sources = [f.as_dict() for f in found]
+        print_json({"snapshot": snapshot, "candidates": candidates, "sources": sources})
+    else:
+        show_status(store, found)
+    return 0 if all(f.fresh for f in found) else 5
+
+
+@click.command()
+@click.option("-n", "limit", type=int, default=20, show_default=True, help="At most so many.")
+@kb_option
+@json_option
+def log(limit: int, kb_path: Path, as_json: bool) -> int:
+    """The published snapshots, newest first."""
+    from headwater.cli.render import show_log
+    from headwater.storage.history import log as entries
+
+    found = entries(open_store(kb_path), limit=limit)
+    print_json([entry.as_dict() for entry in found]) if as_json else show_log(found)
+    return 0
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after", default="current")
+@click.option("--text", is_flag=True, help="Show how the texts differ.")
+@kb_option
+@json_option
+def diff(before: str, after: str, text: bool, kb_path: Path, as_json: bool) -> int:
+    """What differs between two snapshots: names, numbers or times. AFTER is the current one."""
+    from headwater.cli.render import show_diff
+    from headwater.storage.history import diff as compare
+    from headwater.storage.history import text_diff
+
+    store = open_store(kb_path)
+    found = compare(store, before, after)
+    if as_json:
+        print_json(found.as_dict())
+        return 0
+    show_diff(found)
+    if text:
+        old, new = store.resolve(before), store.resolve(after)
+        for change in found.documents:
+            click.echo(text_diff(store, change, old, new))
+    return 0
+
+
+@click.group()
+def quarantine() -> None:
+    """Records that failed validation or parsing; their last good version is still served."""
+
+
+@quarantine.command("list")
+@kb_option
+@json_option
+def quarantine_list(kb_path: Path, as_json: bool) -> int:
+    """What is held back, and why."""
+    from headwater.cli.render import show_quarantine
+    from headwater.validation.quarantine import quarantined
+
+    store = open_store(kb_path)
+    rows = quarantined(store.objects, store.resolve(None))
+    slim = [{k: v for k, v in row.items() if k != "payload"} for row in rows]
+    print_json(slim) if as_json else show_quarantine(slim)
+    return 0
+
+
+@quarantine.command("show")
+@click.argument("source")
+@click.argument("key")
+@kb_option
+@json_option
+def quarantine_show(source: str, key: str, kb_path: Path, as_json: bool) -> int:
+    """One record as it came in, with every reason."""
+    from headwater.cli.render import show_refused
+    from headwater.errors import NotFoundError
+    from headwater.validation.quarantine import quarantined
+
+    store = open_store(kb_path)
+    rows = quarantined(store.objects, store.resolve(None))
+    found = [row for row in rows if (row["source"], row["key"]) == (source, key)]
+    if not found:
+        raise NotFoundError(
+            "No such record in quarantine", obj=f"{source}/{key}", todo="headwater quarantine list"
+        )
+    print_json(found) if as_json else show_refused(found)
+    return 0
+
+
+@click.group()
+def dataset() -> None:
+    """Fine-tuning datasets from settled knowledge."""
+
+
+@dataset.command("emit")
+@click.argument("name", required=False)
+@click.option("--as-of", help="From this snapshot; the current one when left out.")
+@click.option(
+    "--unproven", is_flag=True, help="Without evidence that it settled; the card says so."
+)
+@kb_option
+@json_option
+def dataset_emit(
+    name: str | None, as_of: str | None, unproven: bool, kb_path: Path, as_json: bool
+) -> int:
+    """Write the dataset NAME of headwater.yaml (all of them when left out) below datasets/."""
+    from headwater.cli.render import show_emission
+    from headwater.flows.emit import emit_datasets
+
+    names = (name,) if name else ()
+    done = emit_datasets(open_kb(kb_path), names, as_of=as_of, unproven=unproven)
+    if as_json:
+        print_json([emission.as_dict() for emission in done])
+    else:
+        for emission in done:
+            show_emission(emission)
+    return 0
+
+
+@dataset.command("status")
+@click.argument("name", required=False)
+@kb_option
+@json_option
+def dataset_status(name: str | None, kb_path: Path, as_json: bool) -> int:
+    """What share of each release the current snapshot contradicts. Exits with 5 if one is stale."""
+    from headwater.cli.render import show_dataset_status
+    from headwater.flows.emit import release_statuses
+
+    found = release_statuses(open_kb(kb_path), (name,) if name else ())
+    print_json([s.as_dict() for s in found]) if as_json else show_dataset_status(found)
+    if any(s.state == "damaged" for s in found):
+        return 6
+    return 5 if any(s.state == "stale" for s in found) else 0
+
+
+@click.command()
+@click.option(
+    "--deep", is_flag=True, help="Read and hash every byte; otherwise sizes are compared."
+)
+@kb_option
+@json_option
+def verify(deep: bool, kb_path: Path, as_json: bool) -> int:
+    """Check that the store is what its manifests say. Exits with 6 if it is not."""
+    from headwater.cli.render import show_verification
+    from headwater.retrieval.index import index_problems
+    from headwater.storage.verify import verify as check
+
+    with progress_bars(quiet=as_json) as progress:
+        found = check(
+            open_store(kb_path),
+            deep=deep,
+            index_check=index_problems,
+            progress=lambda done, total: progress("verify", done, total),
+        )
+    print_json(found.as_dict()) if as_json else show_verification(found)
+    return 0 if found.ok else 6
+
+
+@click.command()
+def schema() -> int:
+    """Print the JSON schema of headwater.yaml, for editors."""
+    from headwater.config import json_schema
+
+    print_json(json_schema())
+    return 0
+
+
+ASK = (search, status, log, diff, quarantine, dataset, verify, schema)

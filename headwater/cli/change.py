@@ -1,0 +1,205 @@
+"""Commands that change a knowledge base: init, refresh, plan, backfill, approve, roll back, serve."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from headwater.cli.options import (
+    Duration,
+    Time,
+    json_option,
+    kb_option,
+    open_kb,
+    open_store,
+    print_json,
+    progress_bars,
+)
+
+_SOURCE = click.option("--source", "-s", "sources", multiple=True, help="Only this source.")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--name", help="Its name; the folder's when left out.")
+def init(folder: Path, name: str | None) -> int:
+    """Create a knowledge base in DIR, or add what an existing one lacks.
+
+    Writes headwater.yaml (an example to edit), a suite of expectations per source, and the JSON
+    schema that gives editors completion. Never overwrites a file.
+    """
+    from headwater.flows.initialise import initialise
+
+    for path in initialise(folder, name=name):
+        click.echo(f"wrote {path}")
+    click.echo(f"next: edit {folder / 'headwater.yaml'}, then: headwater plan --kb {folder}")
+    return 0
+
+
+@click.command()
+@kb_option
+@_SOURCE
+@click.option("--key", "keys", multiple=True, help="Only this record (needs one --source).")
+@click.option("--observed-at", type=Time(), help="The knowledge time; now when left out.")
+@click.option("--release", multiple=True, help="Lift the hold that a rollback put on a source.")
+@click.option("--new-model", is_flag=True, help="Build the index anew with the configured model.")
+@json_option
+def refresh(
+    kb_path: Path,
+    sources: tuple[str, ...],
+    keys: tuple[str, ...],
+    observed_at: datetime | None,
+    release: tuple[str, ...],
+    new_model: bool,
+    as_json: bool,
+) -> int:
+    """Pull, validate, version, index and publish what changed."""
+    from headwater.flows.refresh import RefreshOptions
+
+    options = RefreshOptions(
+        sources=sources, keys=keys, observed_at=observed_at, release=release, new_model=new_model
+    )
+    return _refresh(kb_path, options, as_json=as_json)
+
+
+@click.command()
+@kb_option
+@_SOURCE
+@click.option("--new-model", is_flag=True, help="Plan the change to the configured model.")
+@json_option
+def plan(kb_path: Path, sources: tuple[str, ...], new_model: bool, as_json: bool) -> int:
+    """Say what a refresh would do; publish nothing."""
+    from headwater.flows.refresh import RefreshOptions
+
+    options = RefreshOptions(sources=sources, new_model=new_model)
+    return _refresh(kb_path, options, as_json=as_json, dry_run=True)
+
+
+def _refresh(kb_path: Path, options: object, *, as_json: bool, dry_run: bool = False) -> int:
+    from headwater.cli.render import show_refresh
+    from headwater.flows.refresh import RefreshOptions, refresh
+
+    assert isinstance(options, RefreshOptions)
+    kb = open_kb(kb_path)
+    with progress_bars(quiet=as_json) as progress:
+        report = refresh(kb, options, dry_run=dry_run, progress=progress)
+    print_json(report.as_dict()) if as_json else show_refresh(report)
+    return report.exit_code
+
+
+@click.command("approve-deletes")
+@click.argument("source")
+@kb_option
+@click.option("--at-most", type=int, help="A lower ceiling than what was withheld.")
+@json_option
+def approve_deletes(source: str, kb_path: Path, at_most: int | None, as_json: bool) -> int:
+    """Refresh SOURCE and let the deletions go that the last refresh withheld.
+
+    The number withheld is a ceiling: if more is missing by now, they are withheld again.
+    """
+    from headwater.errors import NotFoundError
+    from headwater.flows.refresh import RefreshOptions
+    from headwater.storage.runlog import RunLog
+
+    run = RunLog(open_store(kb_path).root).last([source]).get(source)
+    if run is None or not run.withheld:
+        raise NotFoundError(
+            "No deletions of this source wait for approval", obj=source, todo="headwater status"
+        )
+    ceiling = run.withheld if at_most is None else min(at_most, run.withheld)
+    named = (source,) if source in open_kb(kb_path).config.sources else ()
+    options = RefreshOptions(sources=named, approved={source: ceiling})
+    return _refresh(kb_path, options, as_json=as_json)
+
+
+@click.command()
+@click.argument("source")
+@click.option("--from", "start", type=Time(), required=True, help="First moment of source time.")
+@click.option("--to", "end", type=Time(), required=True, help="The moment after the last.")
+@click.option(
+    "--window", "width", type=Duration(), help="Cut the range: 1d, 12h; whole if left out."
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would do; publish nothing.")
+@kb_option
+@json_option
+def backfill(
+    source: str,
+    start: datetime,
+    end: datetime,
+    width: timedelta | None,
+    dry_run: bool,
+    kb_path: Path,
+    as_json: bool,
+) -> int:
+    """Pull a range of SOURCE's past, window by window. Started again, it goes on where it was."""
+    from headwater.cli.render import show_refresh
+    from headwater.flows.backfill import backfill as run
+    from headwater.flows.backfill import plan_windows
+
+    kb = open_kb(kb_path)
+    kb.source(source)
+    reports = []
+    with progress_bars(quiet=as_json) as progress:
+        windows = plan_windows(start, end, width)
+        for window, report in run(kb, source, windows, progress=progress, dry_run=dry_run):
+            reports.append(report)
+            if not as_json:
+                click.echo(f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}")
+                show_refresh(report)
+    if as_json:
+        print_json([report.as_dict() for report in reports])
+    return max(report.exit_code for report in reports)
+
+
+@click.command()
+@click.argument("snapshot")
+@click.option("--hold", multiple=True, help="Keep refreshes off this source until --release.")
+@kb_option
+@json_option
+def rollback(snapshot: str, hold: tuple[str, ...], kb_path: Path, as_json: bool) -> int:
+    """Publish SNAPSHOT's state again, as a new snapshot. Nothing is embedded, nothing is lost."""
+    from headwater.storage.store import new_run_id
+
+    manifest = open_store(kb_path).rollback(snapshot, run_id=new_run_id(), hold=hold)
+    if as_json:
+        print_json({"snapshot": manifest.name(), "restores": manifest.restores, "hold": list(hold)})
+    else:
+        click.echo(f"published {manifest.name()}, the state of {manifest.restores}")
+        for name in hold:
+            click.echo(f"{name} is on hold; lift it with: headwater refresh --release {name}")
+    return 0
+
+
+@click.command()
+@click.argument("candidate")
+@click.option("--override", is_flag=True, help="Although a gate failed. The run log records it.")
+@kb_option
+def publish(candidate: str, override: bool, kb_path: Path) -> int:
+    """Publish a CANDIDATE that failed a gate, after a person looked at it."""
+    from headwater.flows.override import publish_candidate
+
+    publish_candidate(open_store(kb_path), candidate, override=override)
+    click.echo(f"published {candidate}")
+    return 0
+
+
+@click.command()
+@kb_option
+@click.option(
+    "--once", is_flag=True, help="Register the deployments and return; do not serve them."
+)
+def schedule(kb_path: Path, once: bool) -> int:
+    """Register the Prefect deployments of headwater.yaml's schedules, and serve them.
+
+    Needs headwater[schedule] and a Prefect server (PREFECT_API_URL). Without one, cron or systemd
+    can run 'headwater refresh' just as well.
+    """
+    from headwater.flows.deployments import serve_deployments
+
+    serve_deployments(open_kb(kb_path), once=once)
+    return 0
+
+
+CHANGE = (init, plan, refresh, backfill, approve_deletes, rollback, publish, schedule)

@@ -1,0 +1,198 @@
+"""From decided changes to a candidate snapshot: the step that writes objects, and only objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from headwater import __version__
+from headwater.config import KnowledgeBase
+from headwater.flows.encoding import Encoding
+from headwater.flows.texts import Cutter, cut_contents, embed_missing, known_contents
+from headwater.retrieval.index import index_problems, update_index
+from headwater.storage.changes import Changes, LiveDocument, version_rows
+from headwater.storage.embeddings import EmbeddingCache
+from headwater.storage.history import live_texts
+from headwater.storage.manifest import (
+    Gate,
+    Manifest,
+    SourceState,
+    child_of,
+    format_time,
+)
+from headwater.storage.objects import ObjectEntry, ObjectStore
+from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_tables, query
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A snapshot in the making.
+
+    Attributes:
+        manifest: complete but for being written.
+        embedded: distinct texts that had to be embedded for it.
+    """
+
+    manifest: Manifest
+    embedded: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything a draft is made of.
+
+    Attributes:
+        parent: the snapshot it follows, or None for the first.
+        changes: per source, deletions already decided.
+        live: the parent's documents: source -> key -> document.
+        sources: the new state of every source, `documents` not yet counted.
+        quarantine: all that is held back, in its final order.
+        gates: results of the checks made so far.
+    """
+
+    parent: Manifest | None
+    changes: Sequence[Changes]
+    live: Mapping[str, Mapping[str, LiveDocument]]
+    sources: Mapping[str, SourceState]
+    quarantine: pa.Table
+    gates: tuple[Gate, ...]
+    observed_at: datetime
+    run_id: str
+    cause: str
+
+
+def build_draft(
+    kb: KnowledgeBase,
+    objects: ObjectStore,
+    step: Step,
+    *,
+    encoding: Encoding,
+    progress: Callable[[str, int, int], None],
+) -> Draft:
+    """Write the objects of the next snapshot and return its manifest; CURRENT does not move.
+
+    Raises:
+        StorageUnavailableError: the disk is full or read-only; the vectors made so far are kept.
+        ModelError: the model is not the one the vectors were made with.
+    """
+    parent = step.parent
+    draft = _with_history(objects, step, kb, encoding)
+    draft = _with_texts(objects, draft, step, encoding.cutter)
+    live = live_texts(objects, draft)
+    cache = EmbeddingCache(objects, space=encoding.encoder.fingerprint, dim=encoding.encoder.dim)
+    embedded = embed_missing(
+        objects,
+        draft,
+        live,
+        cache=cache,
+        embedder=encoding.embedder,
+        progress=lambda done, total: progress("embed", done, total),
+    )
+    same_space = (
+        parent is not None
+        and parent.encoder is not None
+        and parent.encoder.fingerprint == encoding.encoder.fingerprint
+    )
+    segments = update_index(
+        objects,
+        parent=parent.segments if parent and same_space else (),
+        live=live,
+        cache=cache,
+        config=kb.config.index,
+    )
+    draft = replace(draft, encoder=encoding.encoder, segments=segments)
+    problems = index_problems(objects, draft, live)
+    complete = Gate("index-complete", not problems, detail="; ".join(problems[:5]))
+    counts = _counts(objects, draft, texts=len(live), quarantined=step.quarantine.num_rows)
+    sources = {
+        name: replace(state, documents=counts.pop(f"source:{name}", 0))
+        for name, state in draft.sources.items()
+    }
+    manifest = replace(draft, counts=counts, sources=sources, gates=(*step.gates, complete))
+    return Draft(manifest, embedded)
+
+
+def _with_history(
+    objects: ObjectStore, step: Step, kb: KnowledgeBase, encoding: Encoding
+) -> Manifest:
+    parent = step.parent
+    seq = parent.seq + 1 if parent else 1
+    rows = [
+        version_rows(c, step.live.get(c.source, {}), seq=seq, observed_at=step.observed_at)
+        for c in step.changes
+        if c
+    ]
+    versions = _put(objects, [v for v, _ in rows], VERSIONS, "versions.parquet")
+    closures = _put(objects, [c for _, c in rows], CLOSURES, "closures.parquet")
+    quarantine = None
+    if step.quarantine.num_rows:
+        quarantine = objects.put_table(step.quarantine, "quarantine.parquet")
+    return child_of(
+        parent,
+        observed_at=format_time(step.observed_at),
+        created_at=format_time(datetime.now(UTC)),
+        run_id=step.run_id,
+        cause=step.cause,
+        headwater=__version__,
+        config_sha256=kb.config_sha256,
+        chunker=encoding.cutter.name,
+        sources=dict(step.sources),
+        versions=(*(parent.versions if parent else ()), *versions),
+        closures=(*(parent.closures if parent else ()), *closures),
+        quarantine=quarantine,
+    )
+
+
+def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutter) -> Manifest:
+    parent = step.parent
+    known = known_contents(objects, parent)
+    new = {
+        record.content_hash: record.text
+        for changes in step.changes
+        for record in changes.incoming()
+        if record.text is not None and record.content_hash not in known
+    }
+    contents, chunks = cut_contents(new, cutter)
+    draft = replace(
+        draft,
+        contents=(*draft.contents, *_put(objects, [contents], CONTENTS, "contents.parquet")),
+        chunks=(*draft.chunks, *_put(objects, [chunks], CHUNKS, "chunks.parquet")),
+    )
+    if parent is None or parent.chunker == cutter.name:
+        return draft
+    # Another chunker: every content of the history is cut again, so that its chunks are of one kind.
+    with open_tables(objects, draft) as connection:
+        table = query(connection, "select content_hash, text from contents")
+    texts = dict(zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
+    _, chunks = cut_contents(texts, cutter)
+    return replace(draft, chunks=tuple(_put(objects, [chunks], CHUNKS, "chunks.parquet")))
+
+
+def _put(
+    objects: ObjectStore, tables: Sequence[pa.Table], schema: pa.Schema, kind: str
+) -> list[ObjectEntry]:
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    if not table.num_rows:
+        return []
+    # A hit reads the one row group that holds its text; small groups keep that read small.
+    return [objects.put_table(table, kind, row_group_size=1024)]
+
+
+def _counts(
+    objects: ObjectStore, manifest: Manifest, *, texts: int, quarantined: int
+) -> dict[str, int]:
+    with open_tables(objects, manifest) as connection:
+        sources = connection.execute("select source, count(*) from live group by 1").fetchall()
+        chunks = connection.execute(
+            "select count(*) from live join chunks using (content_hash)"
+        ).fetchone()
+    return {
+        "documents": sum(n for _, n in sources),
+        "chunks": int(chunks[0]) if chunks else 0,
+        "texts": texts,
+        "quarantined": quarantined,
+        **{f"source:{name}": int(n) for name, n in sources},
+    }

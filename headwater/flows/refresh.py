@@ -1,0 +1,476 @@
+"""The refresh: pull, judge, build, publish. A plain function; Prefect wraps its steps elsewhere.
+
+Whatever fails, readers stay on a whole snapshot: a source that cannot be pulled keeps its last
+state, a candidate that fails a gate is kept and not published, and only the last step moves CURRENT.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from headwater.config import KnowledgeBase
+from headwater.errors import (
+    BusyError,
+    ConfigError,
+    HeadwaterError,
+    ParentMovedError,
+)
+from headwater.flows.draft import Draft, Step, build_draft
+from headwater.flows.encoding import EncodingOpener, open_encoding
+from headwater.flows.intake import Intake, take_in
+from headwater.flows.judge import Judged, judge, judge_removed, source_state
+from headwater.flows.report import RefreshReport, SourceReport
+from headwater.flows.report_page import write_report
+from headwater.flows.sources.protocol import PullRequest, Source, Window
+from headwater.flows.sources.registry import open_source
+from headwater.storage.claims import Claim, claimed
+from headwater.storage.history import live_state
+from headwater.storage.manifest import Manifest, SourceState, format_time
+from headwater.storage.runlog import RunLog, SourceRun
+from headwater.storage.store import Store, new_run_id
+from headwater.validation.quarantine import merge_quarantine, read_quarantine
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); a total of 0 means that it is not known."""
+
+_REBASES = 5
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """The progress of whoever does not watch."""
+
+
+@dataclass(frozen=True)
+class RefreshOptions:
+    """What one refresh is asked for.
+
+    Attributes:
+        sources: only these; all when empty.
+        keys: only these keys (needs exactly one source).
+        window: only this range of source time (needs exactly one source).
+        observed_at: the knowledge time; now when None. It never runs backwards.
+        approved: source -> deletions that a person allowed; a ceiling.
+        release: sources whose hold is lifted.
+        new_model: build the index anew although the model is another one.
+        cause: written into the manifest.
+    """
+
+    sources: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    window: Window | None = None
+    observed_at: datetime | None = None
+    approved: Mapping[str, int] = field(default_factory=dict)
+    release: tuple[str, ...] = ()
+    new_model: bool = False
+    cause: str = "refresh"
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """The outcome of one pull: an intake, or why there is none."""
+
+    source: str
+    intake: Intake | None = None
+    error: HeadwaterError | None = None
+
+
+class RefreshRun:
+    """One run, step by step: `claim`, `pull` for each of `names`, then `finish`.
+
+    Attributes:
+        names: the configured sources that this run pulls.
+        run_id: of the run.
+        observed_at: its knowledge time.
+    """
+
+    def __init__(
+        self,
+        kb: KnowledgeBase,
+        options: RefreshOptions,
+        *,
+        encoding: EncodingOpener = open_encoding,
+        sources: Mapping[str, Source] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        for name in (*options.sources, *options.release):
+            kb.source(name)
+        if (options.keys or options.window) and len(options.sources) != 1:
+            raise ConfigError("Keys and windows belong to one source", todo="name it: --source S")
+        self.kb = kb
+        self.options = options
+        self.run_id = new_run_id()
+        self.store = Store.create(kb.store)
+        self.store.sweep()
+        self._encoding = encoding
+        self._sources = dict(sources or {})
+        self._progress = progress
+        self._started = time.monotonic()
+        self._claims: dict[str, Claim] = {}
+        self._parent = self.store.current()
+        self._live = live_state(self.store.objects, self._parent)
+        self.observed_at = self._knowledge_time()
+        self.names = tuple(
+            n for n in kb.config.sources if n in (options.sources or kb.config.sources)
+        )
+
+    # --- before the store changes -------------------------------------------------------------
+
+    @contextmanager
+    def claim(self) -> Iterator[dict[str, BusyError]]:
+        """Claim the sources; yields those that another run holds, with its refusal."""
+        busy: dict[str, BusyError] = {}
+        with ExitStack() as stack:
+            for name in (*self.names, *self._orphans()):
+                try:
+                    self._claims[name] = stack.enter_context(
+                        claimed(self.store.root, name, run_id=self.run_id)
+                    )
+                except BusyError as error:
+                    busy[name] = error
+            yield busy
+            self.store.objects.discard_drafts()
+
+    def pull(self, name: str) -> Pulled:
+        """Pull one source to its end. A failure is a value: the others go on.
+
+        Raises:
+            SourceError: the pull failed and the configuration says `on_source_error: stop`.
+        """
+        self._progress(f"pull {name}", 0, 0)
+        try:
+            return Pulled(name, self._take_in(name))
+        except HeadwaterError as error:
+            if self.kb.config.on_source_error == "stop":
+                raise
+            return Pulled(name, error=error)
+
+    def _take_in(self, name: str) -> Intake:
+        config = self.kb.source(name)
+        source = self._sources.get(name) or open_source(name, config, root=self.kb.root)
+        live = self._live.get(name, {})
+        state = self._state(name)
+        expected = source_state(self.kb, name)
+        same = state is not None and (state.labels, state.suite_sha256) == (
+            expected.labels,
+            expected.suite_sha256,
+        )
+        request = PullRequest(
+            watermark=state.watermark if state else None,
+            known={k: d.fingerprint for k, d in live.items() if d.fingerprint} if same else {},
+            keys=frozenset(self.options.keys) if self.options.keys else None,
+            window=self.options.window,
+        )
+        if not same:
+            request = replace(request, watermark=None)
+        return take_in(
+            name, source, request, live, labels=expected.labels, revalidate=bool(live) and not same
+        )
+
+    # --- the rest of the run ------------------------------------------------------------------
+
+    def finish(self, pulls: list[Pulled], *, dry_run: bool = False) -> RefreshReport:
+        """Judge what was pulled, build the next snapshot and publish it, if anything is new.
+
+        Raises:
+            BusyError: other runs kept publishing, or the state of a pulled source changed.
+            HeadwaterError: the snapshot could not be built; CURRENT did not move.
+        """
+        for attempt in range(_REBASES):
+            try:
+                return self._finish_once(pulls, dry_run=dry_run)
+            except ParentMovedError:
+                if attempt == _REBASES - 1:
+                    raise
+                self._rebase([p.source for p in pulls if p.intake])
+        raise AssertionError("unreachable")
+
+    def _finish_once(self, pulls: list[Pulled], *, dry_run: bool) -> RefreshReport:
+        judged = {p.source: self._judge(p.intake) for p in pulls if p.intake is not None}
+        judged |= {
+            name: self._judge_orphan(name) for name in self._orphans() if name in self._claims
+        }
+        step = self._step(judged)
+        draft, published, name = None, False, ""
+        if self._is_new(step):
+            self._progress("build", 0, 0)
+            opened = self._encoding(
+                self.kb,
+                self._parent.encoder if self._parent else None,
+                self.store.objects,
+                new_model=self.options.new_model,
+                dry_run=dry_run,
+            )
+            if dry_run:
+                return self._report(pulls, judged, step, embedded=opened.plan(self.store, step))
+            draft = build_draft(
+                self.kb, self.store.objects, step, encoding=opened, progress=self._progress
+            )
+            name = self.store.write_candidate(draft.manifest)
+            if not draft.manifest.failed_gates():
+                self.store.publish(name, claims=tuple(self._claims.values()))
+                published = True
+        report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
+        if dry_run:
+            return report
+        if draft is not None:
+            report = replace(report, report=write_report(self.kb, report, step, judged))
+        self._log(report)
+        return report
+
+    def _judge(self, intake: Intake) -> Judged:
+        return judge(
+            self.kb,
+            intake,
+            live=self._live.get(intake.source, {}),
+            quarantine=read_quarantine(self.store.objects, self._parent),
+            state=self._state(intake.source),
+            approved=self.options.approved.get(intake.source, 0),
+            observed_at=self.observed_at,
+            run_id=self.run_id,
+            store=self.store,
+            parent=self._parent,
+        )
+
+    def _judge_orphan(self, name: str) -> Judged:
+        return judge_removed(
+            name, self._live.get(name, {}), approved=self.options.approved.get(name, 0)
+        )
+
+    def _step(self, judged: Mapping[str, Judged]) -> Step:
+        parent = self._parent
+        quarantine = read_quarantine(self.store.objects, parent)
+        sources: dict[str, SourceState] = dict(parent.sources) if parent else {}
+        for name, found in judged.items():
+            if found.refused is not None:
+                quarantine = merge_quarantine(
+                    quarantine,
+                    source=name,
+                    refused=found.refused,
+                    cleared_keys=found.cleared_keys,
+                )
+            if found.state is None:
+                sources.pop(name, None)
+            else:
+                sources[name] = found.state
+        for name in self.options.release:
+            if name in sources:
+                sources[name] = replace(sources[name], hold="")
+        return Step(
+            parent=parent,
+            changes=[found.changes for found in judged.values()],
+            live=self._live,
+            sources=sources,
+            quarantine=quarantine,
+            gates=tuple(gate for found in judged.values() for gate in found.gates),
+            observed_at=self.observed_at,
+            run_id=self.run_id,
+            cause=self.options.cause,
+        )
+
+    def _is_new(self, step: Step) -> bool:
+        """Whether anything but a watermark differs: only then is a snapshot written."""
+        if any(step.changes) or self.options.new_model:
+            return True
+        if not step.quarantine.equals(read_quarantine(self.store.objects, self._parent)):
+            return True
+        before = self._parent.sources if self._parent else {}
+
+        def essence(states: Mapping[str, SourceState]) -> dict[str, SourceState]:
+            return {n: replace(s, watermark=None, documents=0) for n, s in states.items()}
+
+        return essence(step.sources) != essence(before) or any(
+            not gate.passed and gate.severity == "critical" for gate in step.gates
+        )
+
+    # --- the world around the run -------------------------------------------------------------
+
+    def _state(self, name: str) -> SourceState | None:
+        return self._parent.sources.get(name) if self._parent else None
+
+    def held(self, name: str) -> bool:
+        """Whether a rollback put the source on hold and this run does not release it."""
+        state = self._state(name)
+        return bool(state and state.hold) and name not in self.options.release
+
+    def _orphans(self) -> list[str]:
+        """Sources that the store holds and the configuration no longer names."""
+        if self._parent is None or self.options.keys or self.options.window:
+            return []
+        gone = [n for n in self._parent.sources if n not in self.kb.config.sources]
+        wanted = self.options.approved or not self.options.sources
+        return gone if wanted else []
+
+    def _knowledge_time(self) -> datetime:
+        floor = self._parent.time if self._parent else datetime.min.replace(tzinfo=UTC)
+        asked = self.options.observed_at
+        if asked is None:
+            return max(datetime.now(UTC), floor + timedelta(microseconds=1))
+        if asked < floor:
+            raise ConfigError(
+                "Knowledge time never runs backwards",
+                obj=f"--observed-at {format_time(asked)}",
+                todo=f"the current snapshot was observed at {format_time(floor)}",
+            )
+        return asked
+
+    def _rebase(self, pulled: list[str]) -> None:
+        """Take the new CURRENT as parent; nothing is pulled or embedded again.
+
+        What was pulled was compared with the old state of its sources, so that must still hold.
+        """
+        live = self._live
+        self._parent = self.store.current()
+        self._live = live_state(self.store.objects, self._parent)
+        moved = [n for n in pulled if live.get(n, {}) != self._live.get(n, {})]
+        if moved:
+            raise BusyError(
+                "The source's documents were changed by another run",
+                obj=", ".join(moved),
+                todo="run again",
+            )
+        self.observed_at = self._knowledge_time()
+
+    def _report(
+        self,
+        pulls: list[Pulled],
+        judged: Mapping[str, Judged],
+        step: Step,
+        *,
+        draft: Draft | None = None,
+        name: str = "",
+        published: bool = False,
+        embedded: int = 0,
+    ) -> RefreshReport:
+        current = draft.manifest if draft and published else self._parent
+        entries = [self._source_report(p, judged.get(p.source), current) for p in pulls]
+        entries += [
+            _removed_report(found) for n, found in judged.items() if n not in self.kb.config.sources
+        ]
+        return RefreshReport(
+            run_id=self.run_id,
+            observed_at=format_time(self.observed_at),
+            snapshot=name if published else (self._parent.name() if self._parent else ""),
+            published=published,
+            candidate="" if published else name,
+            embedded=draft.embedded if draft else embedded,
+            texts=current.counts.get("texts", 0) if current else 0,
+            documents=current.counts.get("documents", 0) if current else 0,
+            bytes_written=self.store.objects.bytes_written,
+            seconds=round(time.monotonic() - self._started, 3),
+            sources=tuple(entries),
+            gates=draft.manifest.gates if draft else step.gates,
+        )
+
+    def _source_report(
+        self, pulled: Pulled, found: Judged | None, current: Manifest | None
+    ) -> SourceReport:
+        state = current.sources.get(pulled.source) if current else None
+        live = state.documents if state else 0
+        if found is None or pulled.intake is None:
+            error = pulled.error
+            outcome = (
+                "held" if error is None else "busy" if isinstance(error, BusyError) else "failed"
+            )
+            return SourceReport(
+                pulled.source,
+                outcome,
+                live=live,
+                note=str(error) if error else (state.hold if state else ""),
+                kind=error.kind if error else "",
+                exit_code=error.exit_code if error else 0,
+            )
+        end, changes = pulled.intake.end, found.changes
+        return SourceReport(
+            pulled.source,
+            "verified" if end.complete or end.unchanged else "partial",
+            listed=pulled.intake.listed,
+            live=live,
+            added=len(changes.added),
+            changed=len(changes.changed),
+            touched=len(changes.touched),
+            renamed=len(changes.renamed),
+            removed=len(changes.removed),
+            withheld=found.withheld,
+            refused=found.refused.num_rows if found.refused is not None else 0,
+            note="; ".join(part for part in (found.note, end.note) if part),
+        )
+
+    def _log(self, report: RefreshReport) -> None:
+        """Remember per source what the run found; a candidate that failed verified nothing."""
+        log = RunLog(self.store.root)
+        for entry in report.sources:
+            stopped = bool(report.candidate) and entry.outcome in ("verified", "partial")
+            log.append(
+                SourceRun(
+                    run_id=self.run_id,
+                    source=entry.source,
+                    outcome="stopped" if stopped else entry.outcome,
+                    observed_at=report.observed_at,
+                    finished_at=format_time(datetime.now(UTC)),
+                    live=entry.live,
+                    seen=entry.listed,
+                    added=entry.added,
+                    changed=entry.changed + entry.touched,
+                    renamed=entry.renamed,
+                    removed=entry.removed,
+                    refused=entry.refused,
+                    withheld=entry.withheld,
+                    snapshot=report.snapshot,
+                    note=entry.note,
+                )
+            )
+
+
+def refresh(
+    kb: KnowledgeBase,
+    options: RefreshOptions | None = None,
+    *,
+    dry_run: bool = False,
+    encoding: EncodingOpener = open_encoding,
+    sources: Mapping[str, Source] | None = None,
+    progress: Progress = silent,
+) -> RefreshReport:
+    """Bring a knowledge base up to date, or say what that would do.
+
+    Args:
+        kb: the knowledge base.
+        options: what to refresh; everything when None.
+        dry_run: pull and decide, but write nothing and publish nothing.
+        encoding: how texts become vectors; tests hand in a twin that needs no model.
+        sources: opened sources to use instead of those the configuration describes.
+        progress: told about stages.
+
+    Returns:
+        what happened; its `exit_code` says whether a person must look.
+
+    Raises:
+        HeadwaterError: nothing was published, and the published snapshot is untouched.
+    """
+    run = RefreshRun(
+        kb, options or RefreshOptions(), encoding=encoding, sources=sources, progress=progress
+    )
+    with run.claim() as busy:
+        pulls = [
+            Pulled(name, error=busy[name])
+            if name in busy
+            else Pulled(name)
+            if run.held(name)
+            else run.pull(name)
+            for name in run.names
+        ]
+        return run.finish(pulls, dry_run=dry_run)
+
+
+def _removed_report(found: Judged) -> SourceReport:
+    return SourceReport(
+        found.changes.source,
+        "removed",
+        live=found.withheld,
+        removed=len(found.changes.removed),
+        withheld=found.withheld,
+        note=found.note,
+    )

@@ -1,0 +1,153 @@
+"""PDF, by pypdfium2: the text of each page, with the document's own outline as its headings.
+
+Headings guessed from font sizes move whenever a document is re-paginated, and take the heading
+path of every chunk with them; the outline is the author's. Lines at the top or bottom of a page
+that come back on more than half of the pages are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.errors import MissingExtraError, ParseError
+from headwater.flows.sources.parsing import ParsedDocument
+from headwater.flows.sources.parsing.formats import no_text
+from headwater.flows.sources.parsing.text import escape_marks
+
+_EDGE = 2
+_MIN_PAGES = 4
+# What pdfium puts where a word was broken at the end of a line.
+_HYPHEN = re.compile("[\x02\ufffe][ \r\n]*")
+_BAD_TITLE = re.compile(r"^(untitled.*|microsoft word - .*|.*\.[a-z0-9]{2,4})$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of the outline: its page from 0, its level from 1."""
+
+    page: int
+    level: int
+    title: str
+
+
+def parse_pdf(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
+    """The text of a PDF; `pages` stands in the metadata."""
+    try:
+        import pypdfium2
+    except ImportError:
+        raise MissingExtraError.of("pypdfium2", "pipeline") from None
+    try:
+        document = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        raise ParseError("The PDF cannot be opened", obj=name, todo=str(error)) from None
+    try:
+        pages = [_read_page(document, at, name=name) for at in range(len(document))]
+        outline = _read_outline(document)
+        title = " ".join((document.get_metadata_value("Title") or "").split())
+    finally:
+        document.close()
+    pages = _strip_running_lines(pages)
+    if not any(any(page) for page in pages):
+        raise no_text(name, f"none on {len(pages)} pages: a scan, or damaged")
+    text = _join_pages([_with_headings(page, at, outline) for at, page in enumerate(pages)])
+    if not title or _BAD_TITLE.match(title):
+        title = outline[0].title if outline else ""
+    return ParsedDocument(text, title or None, {"pages": len(pages)})
+
+
+def _read_page(document: Any, at: int, *, name: str) -> list[str]:
+    import pypdfium2
+
+    try:
+        page = document[at]
+        content = page.get_textpage().get_text_range()
+        page.close()
+    except pypdfium2.PdfiumError as error:
+        raise ParseError(f"Page {at + 1} cannot be read", obj=name, todo=str(error)) from None
+    content = _HYPHEN.sub("", content).replace("\r\n", "\n").replace("\r", "\n")
+    return [line.rstrip() for line in content.strip().split("\n")]
+
+
+def _read_outline(document: Any) -> list[_Entry]:
+    entries = []
+    for bookmark in document.get_toc(max_depth=6):
+        target = bookmark.get_dest()
+        page = target.get_index() if target else None
+        title = " ".join(bookmark.get_title().split())
+        if page is not None and title:
+            entries.append(_Entry(page, bookmark.level + 1, title))
+    return entries
+
+
+def _strip_running_lines(pages: list[list[str]]) -> list[list[str]]:
+    """Leave out head and foot lines that more than half of the pages share but for digits."""
+    if len(pages) < _MIN_PAGES:
+        return pages
+    seen: Counter[str] = Counter()
+    for page in pages:
+        seen.update({_masked(line) for line in (*page[:_EDGE], *page[-_EDGE:]) if line.strip()})
+    running = {line for line, count in seen.items() if count * 2 > len(pages)}
+    return [_strip_edges(page, running) for page in pages]
+
+
+def _strip_edges(page: list[str], running: set[str]) -> list[str]:
+    last = len(page) - _EDGE
+    return [
+        line
+        for at, line in enumerate(page)
+        if _EDGE <= at < last or not line.strip() or _masked(line) not in running
+    ]
+
+
+def _masked(line: str) -> str:
+    return re.sub(r"\d+", "#", " ".join(line.split()))
+
+
+def _with_headings(lines: list[str], page: int, outline: list[_Entry]) -> str:
+    """One page's text; an outline entry replaces the line that says it, or else opens the page."""
+    words = [_letters(line) for line in lines]
+    headings: dict[int, list[_Entry]] = {}
+    covered: set[int] = set()
+    start = 0
+    for entry in (one for one in outline if one.page == page):
+        at, used = _find(words, _letters(entry.title), start)
+        headings.setdefault(at, []).append(entry)
+        covered.update(range(at, at + used))
+        start = at + used
+    out: list[str] = []
+    for at, line in enumerate([*lines, ""]):
+        for entry in headings.get(at, ()):
+            out += ["", f"{'#' * min(entry.level, 6)} {entry.title}", ""]
+        if at not in covered:
+            out.append(escape_marks(line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
+
+
+def _find(words: list[str], title: str, start: int) -> tuple[int, int]:
+    """Where `title` stands: its first line and how many it takes; 0 lines when it is nowhere."""
+    for at in range(start, len(words)):
+        joined = ""
+        for used in range(1, 4):
+            joined += "".join(words[at + used - 1 : at + used])
+            if title and (joined == title or joined.lstrip("0123456789") == title):
+                return at, used
+    return start, 0
+
+
+def _letters(text: str) -> str:
+    """What is left to compare when spaces and punctuation, which outlines vary, are gone."""
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def _join_pages(pages: list[str]) -> str:
+    """The pages in one text; a sentence that runs over the page's end stays one paragraph."""
+    text = ""
+    for page in pages:
+        if not page:
+            continue
+        runs_on = text and text[-1] not in ".!?:" and page[0].islower()
+        text += ("\n" if runs_on else "\n\n" if text else "") + page
+    return text

@@ -1,0 +1,128 @@
+"""From new contents to chunks to vectors: the costly step, and the one that never repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from headwater.retrieval.chunking import Chunk, chunk, normalise, text_hash
+from headwater.retrieval.embedding import Embedder
+from headwater.retrieval.tokens import Tokenizer
+from headwater.storage.embeddings import EmbeddingCache
+from headwater.storage.manifest import Manifest
+from headwater.storage.objects import ObjectStore
+from headwater.storage.tables import CHUNKS, CONTENTS, open_tables, query
+
+COMMIT_EVERY = 256
+"""Texts between two commits of vectors: what a killed run can lose at most."""
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How texts are cut; its `name` is part of every snapshot."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    min_tokens: int
+    name: str
+
+    def cut(self, text: str) -> tuple[Chunk, ...]:
+        """The chunks of one text."""
+        return chunk(
+            text,
+            tokenizer=self.tokenizer,
+            max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
+        )
+
+
+def cut_contents(contents: Mapping[bytes, str], cutter: Cutter) -> tuple[pa.Table, pa.Table]:
+    """The rows of `CONTENTS` and `CHUNKS` for texts under their content hashes, sorted by hash."""
+    rows: list[dict[str, object]] = []
+    order = sorted(contents)
+    for content_hash in order:
+        for piece in cutter.cut(contents[content_hash]):
+            rows.append(
+                {
+                    "content_hash": content_hash,
+                    "ordinal": piece.ordinal,
+                    "text_hash": text_hash(piece.text),
+                    "heading_path": list(piece.heading_path),
+                    "start": piece.start,
+                    "end": piece.end,
+                    "tokens": piece.tokens,
+                    "text": piece.text,
+                }
+            )
+    texts = [contents[h] for h in order]
+    stored = pa.table(
+        {"content_hash": order, "chars": [len(t) for t in texts], "text": texts}, schema=CONTENTS
+    )
+    return stored, pa.Table.from_pylist(rows, schema=CHUNKS)
+
+
+def known_contents(objects: ObjectStore, manifest: Manifest | None) -> set[bytes]:
+    """The hashes of every content the snapshot's history holds; reads no text."""
+    found: set[bytes] = set()
+    for entry in manifest.contents if manifest else ():
+        found.update(objects.read_table(entry, ["content_hash"])["content_hash"].to_pylist())
+    return found
+
+
+def embed_missing(
+    objects: ObjectStore,
+    draft: Manifest,
+    live: Iterable[bytes],
+    *,
+    cache: EmbeddingCache,
+    embedder: Callable[[], Embedder],
+    progress: Callable[[int, int], None],
+) -> int:
+    """Give every live text a vector; returns how many had none.
+
+    Args:
+        objects: the store's objects.
+        draft: the snapshot in the making; its chunks hold the texts.
+        live: hashes of the live texts.
+        cache: where vectors are looked up and committed, every `COMMIT_EVERY` texts.
+        embedder: opened only when something is missing.
+        progress: called with (done, total).
+    """
+    missing = cache.missing(list(live))
+    if not missing:
+        return 0
+    texts = _texts(objects, draft, missing)
+    model = embedder()
+    hashes: list[bytes] = []
+    vectors: list[np.ndarray] = []
+    done = 0
+    progress(0, len(missing))
+    for indices, block in model.embed(texts):
+        hashes += [missing[i] for i in indices]
+        vectors.append(block)
+        if len(hashes) >= COMMIT_EVERY:
+            cache.add(hashes, np.concatenate(vectors))
+            done += len(hashes)
+            hashes, vectors = [], []
+            progress(done, len(missing))
+    if hashes:
+        cache.add(hashes, np.concatenate(vectors))
+        progress(len(missing), len(missing))
+    return len(missing)
+
+
+def _texts(objects: ObjectStore, draft: Manifest, hashes: list[bytes]) -> list[str]:
+    """The normalised texts of `hashes`, in their order."""
+    wanted = pa.table({"text_hash": pa.array(hashes, pa.binary(32))})
+    with open_tables(objects, draft) as connection:
+        connection.register("wanted", wanted)
+        table = query(
+            connection,
+            "select c.text_hash, any_value(c.text order by c.content_hash, c.ordinal) as text "
+            "from chunks c where c.text_hash in (select text_hash from wanted) group by 1",
+        )
+    found = dict(zip(table["text_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
+    return [normalise(found[h]) for h in hashes]

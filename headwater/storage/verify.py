@@ -1,0 +1,128 @@
+"""Is the store what its manifests say? Read-only; every problem is named, none is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headwater.errors import HeadwaterError
+from headwater.storage.history import live_texts
+from headwater.storage.manifest import Manifest
+from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
+from headwater.storage.store import Store
+from headwater.storage.tables import open_tables
+
+IndexCheck = Callable[[ObjectStore, Manifest, list[bytes]], list[str]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` looked at and what it found.
+
+    Attributes:
+        deep: whether every byte was read.
+        problems: one sentence each, naming the object; empty when all is well.
+    """
+
+    deep: bool
+    snapshots: int
+    objects: int
+    bytes: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify(
+    store: Store,
+    *,
+    deep: bool = False,
+    index_check: IndexCheck,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Check the chain, every object it names, and that the current snapshot is consistent.
+
+    Args:
+        store: what to check.
+        deep: read and hash every object; otherwise only sizes are compared.
+        index_check: lists what is wrong with a snapshot's index.
+        progress: called with (objects checked, objects).
+    """
+    problems: list[str] = []
+    manifests: list[Manifest] = []
+    try:
+        manifests.extend(store.chain())
+    except HeadwaterError as error:
+        problems.append(str(error))
+    entries = {e.name: e for manifest in manifests for e in manifest.objects()}
+    if deep:
+        entries |= {e.name: e for e, _ in store.objects.listing() if e.kind == EMBEDDINGS}
+    for done, entry in enumerate(entries.values()):
+        problem = _object_problem(store.objects, entry, deep)
+        if problem:
+            problems.append(problem)
+        progress(done + 1, len(entries))
+    if manifests and not problems:
+        problems += _snapshot_problems(store.objects, manifests[0], index_check)
+    return Verification(
+        deep, len(manifests), len(entries), sum(e.bytes for e in entries.values()), tuple(problems)
+    )
+
+
+def _object_problem(objects: ObjectStore, entry: ObjectEntry, deep: bool) -> str:
+    try:
+        objects.verify(entry, deep=deep)
+        if entry.rows and entry.kind.endswith(".parquet"):
+            rows = pq.read_metadata(objects.root / entry.name).num_rows
+            if rows != entry.rows:
+                return f"objects/{entry.name}: {rows} rows, the manifest says {entry.rows}"
+    except HeadwaterError as error:
+        return f"{error.what}: {error.obj}"
+    except (OSError, pa.ArrowInvalid) as error:
+        return f"objects/{entry.name}: {error}"
+    return ""
+
+
+def _snapshot_problems(
+    objects: ObjectStore, manifest: Manifest, index_check: IndexCheck
+) -> list[str]:
+    """What is inconsistent inside one snapshot whose objects are whole."""
+    checks = {
+        "documents with more than one live version": (
+            "select count(*) from (select 1 from live group by source, key having count(*) > 1)"
+        ),
+        "closures of versions that do not exist": (
+            "select count(*) from closures where version_id not in (select version_id from versions)"
+        ),
+        "live documents without their text": (
+            "select count(*) from live where content_hash not in (select content_hash from contents)"
+        ),
+    }
+    problems = []
+    with open_tables(objects, manifest) as connection:
+        for what, sql in checks.items():
+            row = connection.execute(sql).fetchone()
+            if row and row[0]:
+                problems.append(f"{manifest.name()}: {row[0]} {what}")
+        row = connection.execute("select count(*) from live").fetchone()
+    if row and row[0] != manifest.counts.get("documents"):
+        problems.append(
+            f"{manifest.name()}: {row[0]} live documents, "
+            f"the manifest says {manifest.counts.get('documents')}"
+        )
+    problems += [
+        f"{manifest.name()}: {problem}"
+        for problem in index_check(objects, manifest, live_texts(objects, manifest))
+    ]
+    return problems
