@@ -115,6 +115,27 @@ def build_draft(
     return Draft(manifest, embedded)
 
 
+def texts_to_embed(objects: ObjectStore, step: Step, encoding: Encoding) -> int:
+    """How many distinct texts `build_draft` would have to embed; writes nothing."""
+    parent, encoder = step.parent, encoding.encoder
+    cache = EmbeddingCache(objects, space=encoder.fingerprint, dim=encoder.dim)
+    known = known_contents(objects, parent)
+    _, chunks = cut_contents(_new_contents(step, known), encoding.cutter)
+    hashes = set(chunks["text_hash"].to_pylist())
+    if parent and (parent.encoder is None or parent.encoder.fingerprint != encoder.fingerprint):
+        hashes.update(live_texts(objects, parent))
+    return len(cache.missing(sorted(hashes)))
+
+
+def _new_contents(step: Step, known: set[bytes]) -> dict[bytes, str]:
+    return {
+        record.content_hash: record.text
+        for changes in step.changes
+        for record in changes.incoming()
+        if record.text is not None and record.content_hash not in known
+    }
+
+
 def _with_history(
     objects: ObjectStore, step: Step, kb: KnowledgeBase, encoding: Encoding
 ) -> Manifest:
@@ -149,13 +170,7 @@ def _with_history(
 def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutter) -> Manifest:
     parent = step.parent
     known = known_contents(objects, parent)
-    new = {
-        record.content_hash: record.text
-        for changes in step.changes
-        for record in changes.incoming()
-        if record.text is not None and record.content_hash not in known
-    }
-    contents, chunks = cut_contents(new, cutter)
+    contents, chunks = cut_contents(_new_contents(step, known), cutter)
     draft = replace(
         draft,
         contents=(*draft.contents, *_put(objects, [contents], CONTENTS, "contents.parquet")),

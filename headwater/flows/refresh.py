@@ -19,7 +19,7 @@ from headwater.errors import (
     HeadwaterError,
     ParentMovedError,
 )
-from headwater.flows.draft import Draft, Step, build_draft
+from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
 from headwater.flows.encoding import EncodingOpener, open_encoding
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, judge, judge_removed, source_state
@@ -205,7 +205,8 @@ class RefreshRun:
                 dry_run=dry_run,
             )
             if dry_run:
-                return self._report(pulls, judged, step, embedded=opened.plan(self.store, step))
+                embedded = texts_to_embed(self.store.objects, step, opened)
+                return self._report(pulls, judged, step, embedded=embedded, dry_run=True)
             draft = build_draft(
                 self.kb, self.store.objects, step, encoding=opened, progress=self._progress
             )
@@ -213,9 +214,9 @@ class RefreshRun:
             if not draft.manifest.failed_gates():
                 self.store.publish(name, claims=tuple(self._claims.values()))
                 published = True
-        report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
         if dry_run:
-            return report
+            return self._report(pulls, judged, step, dry_run=True)
+        report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
         if draft is not None:
             report = replace(report, report=write_report(self.kb, report, step, judged))
         self._log(report)
@@ -344,6 +345,7 @@ class RefreshRun:
         name: str = "",
         published: bool = False,
         embedded: int = 0,
+        dry_run: bool = False,
     ) -> RefreshReport:
         current = draft.manifest if draft and published else self._parent
         entries = [self._source_report(p, judged.get(p.source), current) for p in pulls]
@@ -355,6 +357,7 @@ class RefreshRun:
             observed_at=format_time(self.observed_at),
             snapshot=name if published else (self._parent.name() if self._parent else ""),
             published=published,
+            dry_run=dry_run,
             candidate="" if published else name,
             embedded=draft.embedded if draft else embedded,
             texts=current.counts.get("texts", 0) if current else 0,

@@ -51,7 +51,9 @@ class Encoder:
         dim: numbers in a vector.
         max_tokens: longest text in tokens, special tokens not counted.
         backend: what reads `files`: a name in the registry of query encoders.
-        files: role -> object: `graph`, `weights`, `tokenizer`.
+        files: role -> object: `graph`, `weights`, `tokenizer`, `canary`.
+        query_prompt, document_prompt: put before a query, before a chunk.
+        pooling, normalised: how the model makes one vector of many.
     """
 
     fingerprint: str
@@ -60,6 +62,10 @@ class Encoder:
     max_tokens: int
     backend: str
     files: dict[str, ObjectEntry] = field(default_factory=dict)
+    query_prompt: str = ""
+    document_prompt: str = ""
+    pooling: str = "mean"
+    normalised: bool = True
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,13 @@ def _strip_running_lines(pages: list[list[str]]) -> list[list[str]]:
 
 
 def _strip_edges(page: list[str], running: set[str]) -> list[str]:
-    last = len(page) - _EDGE
-    return [
-        line
-        for at, line in enumerate(page)
-        if _EDGE <= at < last or not line.strip() or _masked(line) not in running
-    ]
+    """Peel running lines off both ends, from the outside: what lies behind text is text."""
+    first, last = 0, len(page)
+    while first < min(_EDGE, last) and _masked(page[first]) in running:
+        first += 1
+    while last > max(len(page) - _EDGE, first) and _masked(page[last - 1]) in running:
+        last -= 1
+    return page[first:last]
 
 
 def _masked(line: str) -> str:

@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 import headwater
 from headwater.errors import EnvironmentLacksError, HeadwaterError, ParseError
@@ -78,30 +79,42 @@ class ParserWorker:
             EnvironmentLacksError: no child can be started here.
         """
         child = self._started()
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            child.kill()
-
-        watch = threading.Timer(self._deadline_s, expire)
-        watch.daemon = True
-        watch.start()
-        try:
-            header = {"format": fmt.name, "name": name, "encoding": encoding, "size": len(data)}
-            assert child.stdin is not None and child.stdout is not None
-            _write(child.stdin, header, data)
-            reply = _read(child.stdout)
-        except (OSError, ValueError):
-            reply = None
-        finally:
-            watch.cancel()
+        fresh = self._served == 0
+        reply = self._ask(child, fmt, data, name=name, encoding=encoding)
         self._served += 1
-        if reply is None or expired.is_set():
-            raise self._lost(name, expired.is_set())
-        if reply.get("last") or self._served >= _RECYCLE_AFTER:
+        if reply is None or reply.get("last"):
+            how = self._end()
+            # A verdict must depend on this document alone, not on what earlier ones did to the
+            # child: the document is tried again in a fresh one.
+            if not fresh:
+                return self.parse(fmt, data, name=name, encoding=encoding)
+            if reply is None:
+                raise ParseError("The document took its parser down", obj=name, todo=how)
+        elif self._served >= _RECYCLE_AFTER:
             self.close()
         return _understand(reply, name)
+
+    def _ask(
+        self, child: subprocess.Popen[bytes], fmt: Format, data: bytes, *, name: str, encoding: str
+    ) -> dict[str, Any] | None:
+        """One request and its answer, None when the child died.
+
+        Raises:
+            ParseError: it took longer than the deadline; the child is gone.
+        """
+        header = {"format": fmt.name, "name": name, "encoding": encoding, "size": len(data)}
+
+        def talk(requests: BinaryIO, replies: BinaryIO) -> dict[str, Any] | None:
+            _write(requests, header, data)
+            return _read(replies)
+
+        reply, expired = _within(self._deadline_s, child, talk)
+        if expired:
+            self.close()
+            raise ParseError(
+                "The document took too long", obj=name, todo=f"over {self._deadline_s:g} seconds"
+            )
+        return reply
 
     def close(self) -> None:
         """End the child; the next document starts another."""
@@ -116,20 +129,14 @@ class ParserWorker:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _lost(self, name: str, expired: bool) -> ParseError:
-        child = self._child
-        if expired or child is None:
-            self.close()
-            return ParseError(
-                "The document took too long", obj=name, todo=f"over {self._deadline_s:g} seconds"
-            )
-        try:
-            code: int | None = child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            code = None
+    def _end(self) -> str:
+        """End a child that is dying, and say how it ended."""
+        code: int | None = None
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._child.wait(timeout=5)
         self.close()
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
-        return ParseError("The document took its parser down", obj=name, todo=how)
+        return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is None:
@@ -148,16 +155,7 @@ class ParserWorker:
         except OSError as error:
             raise _cannot_start(str(error)) from None
         self._child = child
-        watch = threading.Timer(max(self._deadline_s, DEADLINE_S), child.kill)
-        watch.daemon = True
-        watch.start()
-        try:
-            assert child.stdout is not None
-            ready = _read(child.stdout)
-        except (OSError, ValueError):
-            ready = None
-        finally:
-            watch.cancel()
+        ready, _ = _within(DEADLINE_S, child, lambda _, back: _read(back))
         if ready is None:
             self.close()
             raise _cannot_start("it ended before it was ready")
@@ -165,6 +163,34 @@ class ParserWorker:
 
     def _limits(self) -> list[str]:
         return [str(self._memory_bytes), str(math.ceil(self._deadline_s) + 5)]
+
+
+def _within(
+    seconds: float,
+    child: subprocess.Popen[bytes],
+    talk: Callable[[BinaryIO, BinaryIO], dict[str, Any] | None],
+) -> tuple[dict[str, Any] | None, bool]:
+    """Talk to `child`, and kill it after `seconds`; returns its answer and whether it was killed.
+
+    The pipes block, on every system alike; the end of the child is what unblocks them.
+    """
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        child.kill()
+
+    watch = threading.Timer(seconds, expire)
+    watch.daemon = True
+    watch.start()
+    reply = None
+    try:
+        reply = talk(cast(BinaryIO, child.stdin), cast(BinaryIO, child.stdout))
+    except (OSError, ValueError):
+        pass
+    finally:
+        watch.cancel()
+    return reply, expired.is_set()
 
 
 def _cannot_start(why: str) -> EnvironmentLacksError:
@@ -193,14 +219,14 @@ def _understand(reply: dict[str, Any], name: str) -> ParsedDocument:
     return ParsedDocument(text, title if isinstance(title, str) else None, metadata)
 
 
-def _write(stream: BinaryIO | Any, header: dict[str, Any], data: bytes = b"") -> None:
+def _write(stream: BinaryIO, header: dict[str, Any], data: bytes = b"") -> None:
     frame = json.dumps(header).encode()
     stream.write(_LENGTH.pack(len(frame)) + frame)
     stream.write(data)
     stream.flush()
 
 
-def _read(stream: BinaryIO | Any) -> dict[str, Any] | None:
+def _read(stream: BinaryIO) -> dict[str, Any] | None:
     """The next frame; None at the end of the stream, also in the middle of a frame."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:

@@ -1,0 +1,133 @@
+"""Columns of Parquet objects for a reader that must start fast: plain pyarrow, row group by row group.
+
+`pyarrow.compute` and `pyarrow.dataset` are left out (they cost a tenth of a start), and nothing here
+starts a thread, so that a fork is safe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headwater.errors import CorruptObjectError
+from headwater.storage.objects import ObjectEntry, ObjectStore
+
+_BUDGET = 48 << 20
+
+
+def read_columns(
+    objects: ObjectStore,
+    entries: Sequence[ObjectEntry],
+    columns: list[str],
+    *,
+    encoded: Sequence[str] = (),
+) -> list[pa.Table]:
+    """Some columns of Parquet objects, one table each; `encoded` ones come as dictionaries.
+
+    Raises:
+        CorruptObjectError: an object is missing or damaged.
+    """
+    return [
+        _open(objects, entry, encoded).read(columns=columns, use_threads=False) for entry in entries
+    ]
+
+
+def fixed(tables: Sequence[pa.Table], column: str, dtype: Any) -> np.ndarray:
+    """A column of fixed width as one array of `dtype`; it must hold no nulls."""
+    kind = np.dtype(dtype)
+    parts = [
+        np.frombuffer(piece.buffers()[1], dtype=kind)[piece.offset : piece.offset + len(piece)]
+        for table in tables
+        for piece in table[column].chunks
+        if len(piece)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
+
+
+def codes(tables: Sequence[pa.Table], column: str) -> tuple[np.ndarray, list[str]]:
+    """A column that was read `encoded`: int32 (n,) codes, and the words they stand for."""
+    words: dict[str, int] = {}
+    parts = []
+    for table in tables:
+        for piece in table[column].chunks:
+            own = [words.setdefault(w, len(words)) for w in piece.dictionary.to_pylist()]
+            if len(piece):
+                indices = np.frombuffer(piece.indices.buffers()[1], dtype=np.int32)
+                start = piece.indices.offset
+                parts.append(np.array(own, dtype=np.int32)[indices[start : start + len(piece)]])
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32), list(words)
+
+
+class RowReader:
+    """Single rows of Parquet objects, read a row group at a time.
+
+    The groups read last are kept, by bytes and not by number, for all views that share the reader.
+    """
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self._lock = threading.Lock()
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def row(
+        self, entries: Sequence[ObjectEntry], number: int, columns: list[str]
+    ) -> dict[str, Any]:
+        """The values of one row.
+
+        Args:
+            entries: objects of one table, in order.
+            number: of the row, counted through all of them.
+            columns: wanted; the same for each call about the same objects.
+
+        Raises:
+            CorruptObjectError: the object is missing or damaged.
+        """
+        for entry in entries:
+            if number < entry.rows:
+                group, at = self._group(entry, number, columns)
+                return {name: group[name][at].as_py() for name in columns}
+            number -= entry.rows
+        raise IndexError(number)
+
+    def _group(self, entry: ObjectEntry, number: int, columns: list[str]) -> tuple[pa.Table, int]:
+        file = _open(self._objects, entry)
+        index, at = 0, number
+        while at >= (rows := file.metadata.row_group(index).num_rows):
+            index, at = index + 1, at - rows
+        with self._lock:
+            found = self._groups.get((entry.sha256, index))
+            if found is not None:
+                self._groups.move_to_end((entry.sha256, index))
+                return found, at
+        table = file.read_row_group(index, columns=columns, use_threads=False)
+        self._keep((entry.sha256, index), table)
+        return table, at
+
+    def _keep(self, key: tuple[str, int], table: pa.Table) -> None:
+        with self._lock:
+            if key in self._groups:
+                return
+            self._groups[key] = table
+            self._bytes += table.nbytes
+            while self._bytes > _BUDGET and len(self._groups) > 1:
+                self._bytes -= self._groups.popitem(last=False)[1].nbytes
+
+
+def _open(objects: ObjectStore, entry: ObjectEntry, encoded: Sequence[str] = ()) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(
+            objects.path(entry), memory_map=True, read_dictionary=list(encoded) or None
+        )
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise CorruptObjectError(
+            "An object of the store cannot be read",
+            obj=f"objects/{entry.name}",
+            todo=f"{error}; run 'headwater verify --deep' to see all of it",
+        ) from None

@@ -1,0 +1,299 @@
+"""The door for applications: open a store, search it, keep up with what is published."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from headwater.errors import ConfigError, HeadwaterError, ModelError
+from headwater.retrieval.encoders import open_query_encoder
+from headwater.retrieval.hits import Hit
+from headwater.retrieval.snapshot_view import Loaded, SnapshotView
+from headwater.retrieval.verification import Verification
+from headwater.storage.manifest import Encoder, Manifest, format_time
+from headwater.storage.store import Store
+
+if TYPE_CHECKING:
+    from headwater.retrieval.encoder import TextEncoder
+
+log = logging.getLogger(__name__)
+
+_PAST_VIEWS = 4
+_RETRY_S = 10.0
+"""How long a snapshot that could not be opened is left alone."""
+
+
+class Retriever:
+    """Searches a knowledge base, and follows what is published.
+
+    Safe to share between threads, and across a fork: the child opens its own files at its first
+    search. Nothing is ever written, so a read-only store will do. Make one with `open`.
+    """
+
+    def __init__(self, root: Path, *, as_of: str | None, encoder: TextEncoder | None) -> None:
+        self._root = root
+        self._as_of = as_of
+        self._given = encoder
+        self._given_space: str | None = None
+        self._current: SnapshotView | None = None
+        self._closed = False
+        self._begin()
+        _OPEN.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        as_of: str | datetime | None = None,
+        encoder: TextEncoder | None = None,
+    ) -> Retriever:
+        """Open a knowledge base for searching.
+
+        Args:
+            path: the knowledge base's folder, or its store.
+            as_of: stay on this snapshot: a name, a number or a time; None follows what is current.
+            encoder: embeds the queries, in place of the one in the snapshot.
+
+        Raises:
+            NotFoundError: there is no store, nothing is published, or no such snapshot.
+            CorruptObjectError: an object of the snapshot is missing or damaged.
+        """
+        folder = Path(path)
+        root = folder if (folder / "FORMAT").is_file() else folder / "store"
+        retriever = cls(root, as_of=_ref(as_of), encoder=encoder)
+        view = retriever._pinned() or retriever._latest()
+        if view.manifest.encoder:
+            retriever._given_space = view.manifest.encoder.fingerprint
+        return retriever
+
+    @property
+    def snapshot(self) -> str:
+        """The name of the snapshot that a search would answer from now."""
+        return (self._pinned() or self._latest()).name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of that snapshot."""
+        return (self._pinned() or self._latest()).manifest
+
+    def search(
+        self,
+        query: str,
+        k: int = 5,
+        *,
+        as_of: str | datetime | None = None,
+        sources: Sequence[str] | None = None,
+        max_staleness: timedelta | None = None,
+    ) -> list[Hit]:
+        """The passages nearest in meaning to `query`.
+
+        Args:
+            query: a question or some words.
+            k: how many passages at most; fewer only where fewer are live and allowed.
+            as_of: search this snapshot instead: a name, a number or a time.
+            sources: only documents of these; None for all.
+            max_staleness: only documents confirmed within this time: before now, or before the
+                snapshot's own time where a past one is searched.
+
+        Returns:
+            the best first, one per distinct text.
+
+        Raises:
+            ConfigError: the query is empty, `k` is below 1, or the retriever is closed.
+            NotFoundError: no such snapshot or source.
+            ModelError: the snapshot's encoder cannot be opened.
+            CorruptObjectError: an object is missing or damaged.
+        """
+        if not query.strip():
+            raise ConfigError("The query is empty", todo="ask for something")
+        if k < 1:
+            raise ConfigError("Too few passages are asked for", obj=f"k={k}", todo="ask for 1")
+        ref = _ref(as_of)
+        past = self._past(ref) if ref is not None else self._pinned()
+        view = past or self._latest()
+        known_by = past.manifest.time if past else None
+        verified = self._verification.last(view.manifest.sources, known_by=known_by)
+        since = None
+        if max_staleness is not None:
+            since = (known_by or datetime.now(UTC)) - max_staleness
+        if not view.texts:
+            return []
+        vector = self._vector(view.manifest, query)
+        return view.search(vector, k, last_verified=verified, sources=sources, verified_since=since)
+
+    def close(self) -> None:
+        """Let go of the files and the encoder. Searching again raises ConfigError."""
+        self._closed = True
+        self._current = None
+        self._views.clear()
+        self._encoders.clear()
+
+    def __enter__(self) -> Self:
+        """The retriever itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    # --- views --------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start with nothing opened: at first, and in the child of a fork."""
+        self._store = Store(self._root)
+        self._loaded = Loaded(self._store.objects)
+        self._verification = Verification(self._root)
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._current = None
+        self._refused: tuple[str, float] = ("", 0.0)
+        self._views: OrderedDict[str, SnapshotView] = OrderedDict()
+        self._names: dict[tuple[str, str | None], str] = {}
+        self._encoders: dict[tuple[str, ...], TextEncoder] = {}
+
+    def _pinned(self) -> SnapshotView | None:
+        return self._past(self._as_of) if self._as_of is not None else None
+
+    def _latest(self) -> SnapshotView:
+        """The view of CURRENT; the one before while another thread opens the new one."""
+        self._check_open()
+        view = self._current
+        if view is None:
+            return self._first()
+        try:
+            name = self._store.current_name()
+        except HeadwaterError as error:
+            log.warning("still serving %s: %s", view.name, error)
+            return view
+        if name is None or name == view.name or not self._opening.acquire(blocking=False):
+            return view
+        try:
+            return self._advance(view, name)
+        finally:
+            self._opening.release()
+
+    def _first(self) -> SnapshotView:
+        with self._opening:
+            if self._current is None:
+                store = Store.open(self._root)
+                manifest = store.resolve(None)
+                self._current = SnapshotView(self._loaded, manifest, manifest.name())
+            return self._current
+
+    def _advance(self, view: SnapshotView, name: str) -> SnapshotView:
+        """Swap to the snapshot `name`; keep `view` when that cannot be opened."""
+        refused, when = self._refused
+        if name == refused and time.monotonic() - when < _RETRY_S:
+            return view
+        try:
+            manifest = self._store.manifest(name)
+            fresh = SnapshotView(self._loaded, manifest, name)
+            if fresh.texts and _key(manifest.encoder) != _key(view.manifest.encoder):
+                self._vector(manifest, "headwater")
+        except Exception as error:  # noqa: BLE001
+            # Whatever is wrong with the new snapshot, the old one still answers.
+            self._refused = (name, time.monotonic())
+            log.warning("still serving %s: %s cannot be opened: %s", view.name, name, error)
+            return view
+        self._current = fresh
+        return fresh
+
+    def _past(self, ref: str) -> SnapshotView:
+        self._check_open()
+        at = (ref, self._store.current_name())
+        name = self._names.get(at)
+        manifest = None
+        if name is None:
+            manifest = Store.open(self._root).resolve(ref)
+            name = manifest.name()
+            with self._lock:
+                if len(self._names) >= 64:
+                    self._names.clear()
+                self._names[at] = name
+        current = self._current
+        if current is not None and current.name == name:
+            return current
+        with self._lock:
+            view = self._views.get(name)
+            if view is None:
+                manifest = manifest or self._store.manifest(name)
+                view = self._views[name] = SnapshotView(self._loaded, manifest, name)
+            self._views.move_to_end(name)
+            while len(self._views) > _PAST_VIEWS:
+                self._views.popitem(last=False)
+            return view
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("The retriever is closed", todo="open another one")
+
+    # --- the query's vector -------------------------------------------------------------------
+
+    def _vector(self, manifest: Manifest, query: str) -> np.ndarray:
+        """The query in the embedding space of a snapshot: float32 (dim,)."""
+        encoder = manifest.encoder
+        if encoder is None:
+            raise ModelError("The snapshot names no encoder", obj=manifest.name())
+        vectors = self._encoder(encoder).encode([query])
+        if vectors.shape != (1, encoder.dim) or not np.isfinite(vectors).all():
+            raise ModelError(
+                "The encoder gave no vector of the snapshot's space",
+                obj=f"{encoder.model}: {vectors.shape} in place of (1, {encoder.dim})",
+                todo="give Retriever.open the encoder that the snapshot was built with, or none",
+            )
+        return np.asarray(vectors[0], dtype=np.float32)
+
+    def _encoder(self, encoder: Encoder) -> TextEncoder:
+        if self._given is not None and self._given_space in (None, encoder.fingerprint):
+            return self._given
+        key = _key(encoder)
+        found = self._encoders.get(key)
+        if found is None:
+            found = open_query_encoder(encoder, self._store.objects)
+            found = self._encoders.setdefault(key, found)
+        return found
+
+
+def _ref(as_of: str | datetime | None) -> str | None:
+    if isinstance(as_of, datetime):
+        return format_time(as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
+    return as_of
+
+
+def _key(encoder: Encoder | None) -> tuple[str, ...]:
+    if encoder is None:
+        return ()
+    files = (f"{role}:{entry.sha256}" for role, entry in sorted(encoder.files.items()))
+    return (encoder.backend, encoder.fingerprint, *files)
+
+
+_OPEN: weakref.WeakSet[Retriever] = weakref.WeakSet()
+_INHERITED: list[object] = []
+
+
+def _begin_again() -> None:
+    """In the child of a fork: locks may be held by threads that no longer exist."""
+    for retriever in _OPEN:
+        # Kept, not dropped: to destroy what had threads of its own could wait for them for ever.
+        _INHERITED.append(dict(vars(retriever)))
+        retriever._begin()
+
+
+os.register_at_fork(after_in_child=_begin_again)

@@ -1,0 +1,190 @@
+"""One snapshot, opened for searching. A view never changes, so any number of threads may share it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from headwater.errors import NotFoundError
+from headwater.retrieval.catalogue import Catalogue, instant, micros, read_catalogue
+from headwater.retrieval.columns import RowReader
+from headwater.retrieval.hits import Hit
+from headwater.retrieval.index import alive_rows
+from headwater.retrieval.segments import HASH
+from headwater.retrieval.vector_search import Part, SegmentIndex, search
+from headwater.storage.manifest import Manifest, Segment
+from headwater.storage.objects import ObjectStore
+
+_CHUNK = ["heading_path", "start", "end", "text"]
+_VERSION = ["version_id", "title", "url", "metadata", "labels", "source_ts", "changed_at"]
+_NOT_HELD = np.iinfo(np.int64).max
+
+
+class Loaded:
+    """What views share: loaded segments, by content, and the row groups read last."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
+        self.rows = RowReader(objects)
+        self._segments: weakref.WeakValueDictionary[tuple[str, str, int], SegmentIndex] = (
+            weakref.WeakValueDictionary()
+        )
+        self._lock = threading.Lock()
+
+    def segment(self, segment: Segment) -> SegmentIndex:
+        """The loaded form of a segment: from another view, or from the disk.
+
+        Raises:
+            CorruptObjectError: a file of it is missing or damaged.
+        """
+        key = (segment.vectors.sha256, segment.graph.sha256 if segment.graph else "", segment.ef)
+        with self._lock:
+            index = self._segments.get(key)
+            if index is None:
+                index = self._segments[key] = SegmentIndex(self.objects, segment)
+            return index
+
+
+class SnapshotView:
+    """A snapshot, opened.
+
+    Attributes:
+        name: of the snapshot.
+        manifest: of the snapshot.
+        texts: distinct texts that a search may return.
+
+    Raises:
+        CorruptObjectError: an object of the snapshot is missing or damaged.
+    """
+
+    def __init__(self, loaded: Loaded, manifest: Manifest, name: str) -> None:
+        self.name = name
+        self.manifest = manifest
+        self._rows = loaded.rows
+        self._parts = _parts(loaded, manifest.segments)
+        self._catalogue = _catalogue(loaded.objects, manifest, self._parts)
+        self._live = self._catalogue.rows_of(None, size=_size(self._parts))
+        self._by_sources: dict[frozenset[str], tuple[np.ndarray, np.ndarray]] = {}
+        self.texts = int(np.count_nonzero(self._live))
+
+    def search(
+        self,
+        vector: np.ndarray,
+        k: int,
+        *,
+        last_verified: dict[str, datetime],
+        sources: Sequence[str] | None = None,
+        verified_since: datetime | None = None,
+    ) -> list[Hit]:
+        """The `k` nearest texts.
+
+        Args:
+            vector: float32 (dim,), L2-normalised.
+            k: how many at most; fewer only where fewer are live and allowed.
+            last_verified: by source, for `Hit.verified_at`.
+            sources: only these; None for all.
+            verified_since: only documents confirmed at or after this time; None for all.
+
+        Raises:
+            NotFoundError: the snapshot has no such source.
+            CorruptObjectError: an object is missing or damaged.
+        """
+        verified = self._catalogue.documents.verified_at(last_verified)
+        allowed, rows = self._allowed(sources)
+        if verified_since is not None:
+            fresh = verified >= micros(verified_since)
+            allowed = fresh if allowed is None else allowed & fresh
+            rows = self._catalogue.rows_of(allowed, size=len(rows))
+        found = search(self._parts, vector, k, rows)
+        return [self._hit(row, score, allowed, verified) for row, score in found]
+
+    def _allowed(self, sources: Sequence[str] | None) -> tuple[np.ndarray | None, np.ndarray]:
+        """The documents of some sources, and the index rows that hold their texts."""
+        if sources is None:
+            return None, self._live
+        wanted = frozenset(sources)
+        documents = self._catalogue.documents
+        known = {*documents.sources, *self.manifest.sources}
+        if unknown := sorted(wanted - known):
+            raise NotFoundError(
+                "The snapshot has no such source",
+                obj=", ".join(unknown),
+                todo=f"it has: {', '.join(sorted(known))}",
+            )
+        found = self._by_sources.get(wanted)
+        if found is None:
+            chosen = np.array([s in wanted for s in documents.sources], dtype=bool)
+            allowed = chosen[documents.source]
+            found = allowed, self._catalogue.rows_of(allowed, size=len(self._live))
+            if len(self._by_sources) < 16:
+                self._by_sources[wanted] = found
+        return found
+
+    def _hit(self, row: int, score: float, allowed: np.ndarray | None, verified: np.ndarray) -> Hit:
+        documents = self._catalogue.documents
+        places: dict[tuple[str, str], tuple[int, int]] = {}
+        for document, chunk_row in self._catalogue.occurrences(row, allowed):
+            places.setdefault(documents.name(document), (document, chunk_row))
+        (source, key), *others = sorted(places)
+        document, chunk_row = places[source, key]
+        chunk = self._rows.row(self.manifest.chunks, chunk_row, _CHUNK)
+        version = self._rows.row(
+            self.manifest.versions, int(documents.version_row[document]), _VERSION
+        )
+        return Hit(
+            text=chunk["text"],
+            score=score,
+            source=source,
+            key=key,
+            version_id=version["version_id"],
+            title=version["title"],
+            url=version["url"],
+            heading_path=tuple(chunk["heading_path"] or ()),
+            start=chunk["start"],
+            end=chunk["end"],
+            snapshot=self.name,
+            changed_at=_utc(version["changed_at"]) or instant(documents.known_at[document]),
+            verified_at=instant(verified[document]),
+            source_ts=_utc(version["source_ts"]),
+            labels=tuple(version["labels"] or ()),
+            metadata=_metadata(version["metadata"]),
+            held_back=bool(documents.held_since[document] != _NOT_HELD),
+            others=tuple(others),
+        )
+
+
+def _parts(loaded: Loaded, segments: Sequence[Segment]) -> list[Part]:
+    parts: list[Part] = []
+    for segment in segments:
+        parts.append(Part(loaded.segment(segment), _size(parts)))
+    return parts
+
+
+def _size(parts: Sequence[Part]) -> int:
+    return parts[-1].rows.stop if parts else 0
+
+
+def _catalogue(objects: ObjectStore, manifest: Manifest, parts: Sequence[Part]) -> Catalogue:
+    hashes, rows = [np.empty(0, dtype=HASH)], [np.empty(0, dtype=np.int64)]
+    for part, segment in zip(parts, manifest.segments, strict=True):
+        alive = np.flatnonzero(alive_rows(objects, segment))
+        hashes.append(part.index.hashes[alive])
+        rows.append(alive + part.first)
+    texts = np.concatenate(hashes)
+    order = np.argsort(texts, kind="stable")
+    return read_catalogue(objects, manifest, texts[order], np.concatenate(rows)[order])
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return value.astimezone(UTC) if value is not None else None
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    value = json.loads(text) if text else {}
+    return value if isinstance(value, dict) else {"value": value}

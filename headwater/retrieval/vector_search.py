@@ -1,0 +1,128 @@
+"""The nearest live rows of several segments: by graph where there is one, else by exact scan.
+
+Every candidate is scored again exactly, so that how rows are spread over segments changes no score,
+and equal scores are ordered by text hash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headwater.retrieval.graphs import open_graph
+from headwater.retrieval.segments import open_vectors
+from headwater.storage.manifest import Segment
+from headwater.storage.objects import ObjectStore
+
+_EXACT_ROWS = 4000
+_EXACT_SHARE = 0.2
+_NOISE = 1e-5
+"""By how much a float32 product of the same vectors may differ from one summed in another order."""
+
+
+class SegmentIndex:
+    """A loaded segment; views of several snapshots share it.
+
+    Attributes:
+        hashes: void[32] (n,), sorted.
+        vectors: float32 (n, dim), mapped.
+        graph: an `hnswlib.Index`, or None.
+    """
+
+    def __init__(self, objects: ObjectStore, segment: Segment) -> None:
+        held = open_vectors(objects, segment.vectors)
+        self.hashes, self.vectors = held.hashes, held.vectors
+        self.graph: Any = None
+        if segment.graph:
+            rows, dim = self.vectors.shape
+            self.graph = open_graph(objects, segment.graph, rows=rows, dim=dim, ef=segment.ef)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment within a view.
+
+    Attributes:
+        index: the loaded segment.
+        first: the view's number of its first row.
+    """
+
+    index: SegmentIndex
+    first: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows within the view."""
+        return slice(self.first, self.first + len(self.index.hashes))
+
+
+def search(
+    parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarray
+) -> list[tuple[int, float]]:
+    """The `k` nearest allowed rows.
+
+    Args:
+        parts: segments of a view.
+        query: float32 (dim,), L2-normalised.
+        k: how many.
+        allowed: bool (rows of all parts,).
+
+    Returns:
+        (row, cosine) best first; min(k, allowed rows) of them, always.
+    """
+    found: list[tuple[float, bytes, int]] = []
+    for part in parts:
+        mask = allowed[part.rows]
+        rows = _candidates(part.index, query, k, mask)
+        scores = _scores(part.index.vectors[rows], query)
+        found += [
+            (-float(score), part.index.hashes[row].tobytes(), part.first + int(row))
+            for row, score in zip(rows, scores, strict=True)
+        ]
+    return [(row, -score) for score, _, row in sorted(found)[:k]]
+
+
+def _candidates(index: SegmentIndex, query: np.ndarray, k: int, mask: np.ndarray) -> np.ndarray:
+    count = int(np.count_nonzero(mask))
+    small = count <= _EXACT_ROWS or count <= _EXACT_SHARE * len(mask)
+    if index.graph is None or small or 4 * k >= count:
+        return _exact(index, query, k, mask, count)
+    ask = math.ceil(k * len(mask) / count * 1.5 + 6)
+    for width in (ask, 4 * ask):
+        try:
+            labels, _ = index.graph.knn_query(query, k=min(width, len(mask)), num_threads=1)
+        except RuntimeError:
+            # It reached fewer rows than it was asked for.
+            break
+        rows: np.ndarray = labels[0].astype(np.int64)
+        rows = rows[mask[rows]]
+        if len(rows) >= k:
+            return rows
+    return _exact(index, query, k, mask, count)
+
+
+def _exact(
+    index: SegmentIndex, query: np.ndarray, k: int, mask: np.ndarray, count: int
+) -> np.ndarray:
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    rows: np.ndarray = np.flatnonzero(mask)
+    if count < _EXACT_SHARE * len(mask):
+        scores = index.vectors[rows] @ query
+    else:
+        scores = (index.vectors @ query)[rows]
+    if k >= count:
+        return rows
+    bar = np.partition(scores, count - k)[count - k]
+    return rows[scores >= bar - _NOISE]
+
+
+def _scores(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    # Row by row in float64: a row's score must not depend on its neighbours.
+    products = vectors.astype(np.float64) * query.astype(np.float64)
+    scores: np.ndarray = products.sum(axis=1).astype(np.float32)
+    return scores
