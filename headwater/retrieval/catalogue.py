@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 
-from headwater.retrieval.columns import codes, fixed, read_columns
+from headwater.retrieval.columns import codes, fixed, micros, read_columns, value_of
 from headwater.retrieval.segments import HASH, find
 from headwater.storage.manifest import Manifest, parse_time
 from headwater.storage.objects import ObjectStore
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER = np.iinfo(np.int64).min
 _ALWAYS = np.iinfo(np.int64).max
 
@@ -51,10 +50,10 @@ class Documents:
         Args:
             last_verified: by source, as the run log has it.
         """
-        times = [micros(last_verified[s]) if s in last_verified else _NEVER for s in self.sources]
-        last = np.array(times, dtype=np.int64)[self.source]
-        confirmed: np.ndarray = np.maximum(last, self.known_at)
-        return np.minimum(confirmed, self.held_since)
+        known = [micros(last_verified[s]) if s in last_verified else _NEVER for s in self.sources]
+        last = np.array(known, dtype=np.int64)[self.source]
+        times: np.ndarray = np.minimum(np.maximum(last, self.known_at), self.held_since)
+        return times
 
 
 @dataclass(frozen=True)
@@ -133,16 +132,6 @@ def read_catalogue(
     return Catalogue(documents, chunks)
 
 
-def micros(time: datetime) -> int:
-    """Microseconds since 1970."""
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def instant(value: int) -> datetime:
-    """The time so many microseconds after 1970."""
-    return _EPOCH + timedelta(microseconds=int(value))
-
-
 def _documents(objects: ObjectStore, manifest: Manifest) -> tuple[Documents, np.ndarray]:
     columns = ["version_id", "source", "key", "content_hash", "known_at"]
     tables = read_columns(objects, manifest.versions, columns, encoded=["source"])
@@ -174,11 +163,12 @@ def _held(objects: ObjectStore, manifest: Manifest) -> dict[tuple[str, str], int
         return {}
     (table,) = read_columns(objects, [manifest.quarantine], ["source", "key", "since"])
     held: dict[tuple[str, str], int] = {}
-    for row in table.to_pylist():
-        since = row["since"]
+    for source, key, scalar in zip(
+        table["source"].to_pylist(), table["key"].to_pylist(), table["since"], strict=True
+    ):
+        since = value_of(scalar)
         when = micros(parse_time(since) if isinstance(since, str) else since)
-        name = (row["source"], row["key"])
-        held[name] = min(when, held.get(name, _ALWAYS))
+        held[source, key] = min(when, held.get((source, key), _ALWAYS))
     return held
 
 

@@ -31,14 +31,15 @@ _WHOLE_BLOCK: Final = 64
 # One token may stand for an unknown word of any length: so many characters always count as one.
 _CHARS_PER_TOKEN: Final = 16
 _LONGEST_HEADING: Final = 400
-_LONGEST_PIECE: Final = 64
+# Long enough for a word of any language; a longer one is data.
+_LONGEST_WORD: Final = 64
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_ATX: Final = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*?)(?:[ \t]+#+)?\s*$")
+_ATX: Final = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _SETEXT: Final = re.compile(r" {0,3}(={3,}|-{3,})\s*$")
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$", re.DOTALL)
 _LINE_WISE: Final = re.compile(r"\s*(?:[-*+•|>]|\d{1,3}[.)])\s|\s*\||\t| {4}")
-_SENTENCE_END: Final = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*")
+_SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)\]]{0,4}\s+|[。！？]+[”’」』）]{0,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,10 @@ def _heading(lines: Sequence[str], index: int, *, first: bool) -> tuple[int, str
         return 0, "", index + 1
     match = _ATX.match(line)
     if match:
-        return len(match[1]), normalise(match[2]), index + 1
+        title = line[match.end() :].rstrip()
+        bare = title.rstrip("#")
+        closed = bare[-1:].isspace()
+        return len(match[1]), normalise(bare if closed else title), index + 1
     if first and index + 1 < len(lines) and len(lines[index + 1]) <= _LONGEST_HEADING:
         under = _SETEXT.match(lines[index + 1])
         if under and not _SETEXT.match(line) and not _LINE_WISE.match(line):
@@ -302,11 +306,13 @@ def _pieces(
 ) -> list[tuple[int, int, int]]:
     """A run without sentence ends, cut where words end, and long words cut by characters."""
     size = min(_WHOLE_BLOCK, limit)
+    # A character may take up to four tokens (a byte each).
+    longest = max(1, min(_LONGEST_WORD, limit // 4))
     # Words are packed up to a hash-picked one, so that the cuts re-synchronise after an edit.
     words: list[tuple[int, int]] = []
     for match in re.finditer(r"\S+", text[start:end]):
         left, right = start + match.start(), start + match.end()
-        cuts = _word_cuts(text, left, right, tokenizer) if right - left > _LONGEST_PIECE else []
+        cuts = _word_cuts(text, left, right, tokenizer, longest) if right - left > longest else []
         words.extend(pairwise([left, *cuts, right]))
     weights = _weigh(text, words, tokenizer)
     done: list[tuple[int, int, int]] = []
@@ -321,14 +327,14 @@ def _pieces(
     return done
 
 
-def _word_cuts(text: str, left: int, right: int, tokenizer: Tokenizer) -> list[int]:
-    """Where to cut a word nobody can read: between tokens, at most `_LONGEST_PIECE` apart."""
+def _word_cuts(text: str, left: int, right: int, tokenizer: Tokenizer, longest: int) -> list[int]:
+    """Where to cut a word nobody can read: between tokens, at most `longest` characters apart."""
     ends = [left + end for _, end in tokenizer.offsets(text[left:right])]
     cuts: list[int] = []
     at = left
-    while right - at > _LONGEST_PIECE:
-        index = bisect_right(ends, at + _LONGEST_PIECE) - 1
-        at = ends[index] if index >= 0 and ends[index] > at else at + _LONGEST_PIECE
+    while right - at > longest:
+        index = bisect_right(ends, at + longest) - 1
+        at = ends[index] if index >= 0 and ends[index] > at else at + longest
         cuts.append(at)
     return [cut for cut in cuts if cut < right]
 

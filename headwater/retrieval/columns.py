@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from headwater.errors import CorruptObjectError
 from headwater.storage.objects import ObjectEntry, ObjectStore
 
 _BUDGET = 48 << 20
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def read_columns(
@@ -64,6 +67,25 @@ def codes(tables: Sequence[pa.Table], column: str) -> tuple[np.ndarray, list[str
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32), list(words)
 
 
+def value_of(scalar: Any) -> Any:
+    """A value as plain Python; a time in UTC. pyarrow's own way would import pandas for times."""
+    if not isinstance(scalar, pa.TimestampScalar):
+        return scalar.as_py()
+    if not scalar.is_valid:
+        return None
+    return instant(scalar.value * 1_000_000 // _PER_SECOND[scalar.type.unit])
+
+
+def micros(time: datetime) -> int:
+    """Microseconds since 1970."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def instant(value: int) -> datetime:
+    """The time so many microseconds after 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=int(value))
+
+
 class RowReader:
     """Single rows of Parquet objects, read a row group at a time.
 
@@ -92,7 +114,7 @@ class RowReader:
         for entry in entries:
             if number < entry.rows:
                 group, at = self._group(entry, number, columns)
-                return {name: group[name][at].as_py() for name in columns}
+                return {name: value_of(group[name][at]) for name in columns}
             number -= entry.rows
         raise IndexError(number)
 

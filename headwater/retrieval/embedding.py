@@ -8,13 +8,14 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from headwater.errors import ConfigError, MissingExtraError
+from headwater.errors import ConfigError, MissingExtraError, ModelError
 from headwater.retrieval.chunking import normalise
 from headwater.retrieval.encoder import QueryEncoder, TextEncoder, Vectors
 from headwater.retrieval.space import Space
@@ -135,24 +136,32 @@ class SentenceTransformersEmbedder:
         space: of the model.
 
     Raises:
+        ModelError: the model cannot be loaded.
         MissingExtraError: sentence-transformers is not installed.
     """
 
     def __init__(self, folder: Path, space: Space) -> None:
         try:
+            from safetensors import SafetensorError
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise MissingExtraError.of("sentence-transformers", "pipeline") from None
         self.space = space
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # "eager" attention is the one that exports to the fastest graph.
-            self.model: Any = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                model_kwargs={"attn_implementation": "eager"},
-            )
+        try:
+            with quiet():
+                # "eager" attention is the one that exports to the fastest graph.
+                self.model: Any = SentenceTransformer(
+                    str(folder),
+                    device="cpu",
+                    local_files_only=True,
+                    model_kwargs={"attn_implementation": "eager"},
+                )
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                "sentence-transformers cannot load the model",
+                obj=str(folder),
+                todo=f"{str(error).strip() or type(error).__name__}; fetch the model again",
+            ) from None
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """See `TextEncoder.encode`; the document prompt is applied."""
@@ -172,6 +181,25 @@ class SentenceTransformersEmbedder:
         """See `Embedder.embed`."""
         for group in groups_by_length(texts):
             yield group, self.encode([texts[index] for index in group])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no remarks of the library about its own future."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 class HashEmbedder:

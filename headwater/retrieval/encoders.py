@@ -42,13 +42,12 @@ def open_query_encoder(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
 def _openvino(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
     from headwater.retrieval.encoder import QueryEncoder
 
-    prompt = encoder.files.get("prompt")
     return QueryEncoder(
         objects.path(_file(encoder, "graph")),
         objects.path(_file(encoder, "weights")),
         objects.path(_file(encoder, "tokenizer")),
         max_tokens=encoder.max_tokens,
-        prompt=objects.path(prompt).read_text("utf-8") if prompt else "",
+        prompt=encoder.query_prompt,
     )
 
 

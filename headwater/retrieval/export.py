@@ -7,9 +7,6 @@ disk, and within 1e-4 of the original in cosine, which every export proves befor
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +17,7 @@ from headwater.retrieval.embedding import (
     SentenceTransformersEmbedder,
     agreement,
     canary_vectors,
+    quiet,
 )
 from headwater.retrieval.encoder import QueryEncoder, import_converter, import_openvino
 from headwater.retrieval.space import Space, module_kinds
@@ -142,7 +140,7 @@ def _convert(model: Any) -> Any:
     example = {"input_ids": ids, "attention_mask": mask}
     if typed:
         example["token_type_ids"] = torch.zeros_like(ids)
-    with _quiet():
+    with quiet():
         try:
             return convert_model(Sentence().eval(), example_input=example)
         except Exception as error:  # noqa: BLE001
@@ -162,10 +160,3 @@ def _save(model: Any, folder: Path) -> None:
         if kind != "Parameter":
             node.set_friendly_name(f"{kind}_{index}")
     import_openvino().save_model(model, str(folder / _GRAPH), compress_to_fp16=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -109,16 +109,16 @@ def open_graph(objects: ObjectStore, entry: ObjectEntry, *, rows: int, dim: int,
 def calibrate(index: Any, vectors: np.ndarray, *, recall: float) -> int:
     """The smallest ef of a fixed ladder that reaches `recall`@10 against the exact scan.
 
-    The questions are about 200 of the vectors, moved a little, the same ones each time. When even
-    the widest search misses the aim, the widest is returned.
+    The questions are 200 points midway between two of the vectors, the same ones each time: unseen
+    questions need an ef like theirs, while those close to one vector are too easy. When even the
+    widest search misses the aim, the widest is returned.
     """
-    rows, dim = vectors.shape
+    rows, _ = vectors.shape
     k = min(RECALL_AT, rows)
     rng = np.random.default_rng(SEED)
-    chosen = np.sort(rng.choice(rows, size=min(_SAMPLE, rows), replace=False))
-    noise = rng.standard_normal((len(chosen), dim), dtype=np.float32)
-    queries = vectors[chosen] + 0.25 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    left, right = rng.integers(rows, size=(2, _SAMPLE))
+    queries = vectors[left] + vectors[right]
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-6)
     bars = np.concatenate(
         [
             np.partition(queries[i : i + 25] @ vectors.T, rows - k, axis=1)[:, rows - k]

@@ -6,14 +6,14 @@ import json
 import threading
 import weakref
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from headwater.errors import NotFoundError
-from headwater.retrieval.catalogue import Catalogue, instant, micros, read_catalogue
-from headwater.retrieval.columns import RowReader
+from headwater.retrieval.catalogue import Catalogue, read_catalogue
+from headwater.retrieval.columns import RowReader, instant, micros
 from headwater.retrieval.hits import Hit
 from headwater.retrieval.index import alive_rows
 from headwater.retrieval.segments import HASH
@@ -149,9 +149,9 @@ class SnapshotView:
             start=chunk["start"],
             end=chunk["end"],
             snapshot=self.name,
-            changed_at=_utc(version["changed_at"]) or instant(documents.known_at[document]),
+            changed_at=version["changed_at"] or instant(documents.known_at[document]),
             verified_at=instant(verified[document]),
-            source_ts=_utc(version["source_ts"]),
+            source_ts=version["source_ts"],
             labels=tuple(version["labels"] or ()),
             metadata=_metadata(version["metadata"]),
             held_back=bool(documents.held_since[document] != _NOT_HELD),
@@ -179,10 +179,6 @@ def _catalogue(objects: ObjectStore, manifest: Manifest, parts: Sequence[Part]) 
     texts = np.concatenate(hashes)
     order = np.argsort(texts, kind="stable")
     return read_catalogue(objects, manifest, texts[order], np.concatenate(rows)[order])
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return value.astimezone(UTC) if value is not None else None
 
 
 def _metadata(text: str | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +14,6 @@ from headwater.errors import ModelError
 
 IntArray = npt.NDArray[np.int64]
 
-_ADDITIVE_MODELS: Final = frozenset({"WordPiece", "WordLevel"})
-_ADDITIVE_SPLITS: Final = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
-_ADDITIVE_NORMALIZERS: Final = frozenset({"NoneType", "BertNormalizer"})
-
 
 class Tokenizer:
     """The tokenizer of an embedding model, without the truncation and padding its file may ship.
@@ -27,8 +22,8 @@ class Tokenizer:
 
     Args:
         source: a `tokenizer.json`, as a path or as its bytes.
-        truncate_at: tokens kept by `encode`, special tokens not counted; None keeps all. It does
-            not touch `count` and `offsets`.
+        truncate_at: tokens kept of a text, special tokens not counted. None, which counting needs,
+            keeps all.
 
     Raises:
         ModelError: the file is missing or is no tokenizer.
@@ -47,22 +42,8 @@ class Tokenizer:
         self._fast.no_truncation()
         self._fast.no_padding()
         self.specials: Final[int] = self._fast.num_special_tokens_to_add(False)
-        self._limit = None if truncate_at is None else truncate_at + self.specials
-        self._encoder = self._fast
-        if self._limit is not None:
-            self._encoder = _Fast.from_buffer(data)
-            self._encoder.no_padding()
-            self._encoder.enable_truncation(self._limit)
-
-    @cached_property
-    def additive(self) -> bool:
-        """Whether the count of texts joined by spaces is the sum of their counts."""
-        fast = self._fast
-        return (
-            type(fast.model).__name__ in _ADDITIVE_MODELS
-            and type(fast.pre_tokenizer).__name__ in _ADDITIVE_SPLITS
-            and type(fast.normalizer).__name__ in _ADDITIVE_NORMALIZERS
-        )
+        if truncate_at is not None:
+            self._fast.enable_truncation(truncate_at + self.specials)
 
     @property
     def pad_id(self) -> int:
@@ -87,8 +68,8 @@ class Tokenizer:
         """The token ids of each text, special tokens included, truncated at `truncate_at`."""
         if len(texts) == 1:
             # A batch would start the thread pool of the library, which a later fork regrets.
-            return [list(self._encoder.encode(texts[0]).ids)]
-        return [list(item.ids) for item in self._encoder.encode_batch_fast(list(texts))]
+            return [list(self._fast.encode(texts[0]).ids)]
+        return [list(item.ids) for item in self._fast.encode_batch_fast(list(texts))]
 
 
 def pad(rows: Sequence[Sequence[int]], *, fill: int) -> tuple[IntArray, IntArray]:

@@ -118,7 +118,8 @@ def _exact(
     if k >= count:
         return rows
     bar = np.partition(scores, count - k)[count - k]
-    return rows[scores >= bar - _NOISE]
+    near: np.ndarray = rows[scores >= bar - _NOISE]
+    return near
 
 
 def _scores(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ class ObjectStore:
         sha256 = files.sha256_of(draft)
         entry = ObjectEntry(sha256, kind, draft.stat().st_size, rows)
         target = self.root / entry.name
-        if target.is_file() and target.stat().st_size == entry.bytes:
+        if target.is_file() and files.sha256_of(target) == entry.sha256:
             files.remove(draft)
         else:
             files.move(draft, target)

@@ -242,7 +242,10 @@ def _add_absent(columns: _Columns, keys: Iterable[str], listing: Listing) -> Non
 
 def _checked_encoding(encoding: str, *, where: str) -> str:
     try:
-        b"".decode(encoding)
+        # Empty bytes would be decoded without a look at the name.
+        b"\n\n\n\n".decode(encoding)
+    except UnicodeError:
+        pass
     except LookupError:
         raise ConfigError(
             "No such encoding", obj=f"{where}: {encoding}", todo="utf-8, cp1252, latin-1, …"

@@ -154,4 +154,3 @@ def _read(name: str, item: Any) -> Record:
             todo=f"the states are {', '.join(STATES)}",
         )
     return Record(**values)
-
