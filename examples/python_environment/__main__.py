@@ -33,4 +33,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

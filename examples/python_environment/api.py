@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 PAGE_SIZE = 50
@@ -39,7 +39,7 @@ class EnvironmentApi:
         """Where it listens: a free port that the system chose."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> EnvironmentApi:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

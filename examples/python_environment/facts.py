@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 
 _SUFFIXES = {"text/markdown": ".md", "text/x-rst": ".rst", "text/plain": ".txt"}
+README_CHARS = 10_000
+"""How much of a readme is kept: what comes later mostly is a changelog, and costs time to embed."""
+
 _ONE_LINE = 60
 """A longer licence field holds the licence itself, not its name."""
 
@@ -19,7 +22,7 @@ class Package:
     Attributes:
         licence: its name, as the distribution gives it; None when it gives none.
         requires: what it needs to be installed, without its extras.
-        readme: empty when the distribution has none.
+        readme: its first `README_CHARS` at most; empty when the distribution has none.
         readme_suffix: of the file that the readme belongs in.
         modules: what `import` finds at the top level.
         commands: names of its console scripts.
@@ -66,7 +69,7 @@ def read_environment() -> Environment:
     found: dict[str, Package] = {}
     for distribution in distributions():
         # Remains of an interrupted uninstall have no name; of two copies, the first is imported.
-        name = distribution.metadata.get("Name")
+        name = _field(distribution, "Name")
         if name:
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), _package(name, distribution))
     version = ".".join(str(part) for part in sys.version_info[:3])
@@ -74,18 +77,17 @@ def read_environment() -> Environment:
 
 
 def _package(name: str, distribution: Distribution) -> Package:
-    metadata = distribution.metadata
     files = distribution.files or []
     entries = list(distribution.entry_points)
-    kind = (metadata.get("Description-Content-Type") or "text/x-rst").partition(";")[0]
-    readme = (metadata.get("Description") or "").strip()
+    kind = (_field(distribution, "Description-Content-Type") or "text/x-rst").partition(";")[0]
+    readme = _beginning((_field(distribution, "Description") or "").strip())
     return Package(
         name=name,
-        version=metadata.get("Version") or "unknown",
-        summary=_clean(metadata.get("Summary")),
+        version=_field(distribution, "Version") or "unknown",
+        summary=_clean(_field(distribution, "Summary")),
         licence=_licence(distribution),
         home_page=_home_page(distribution),
-        requires_python=_clean(metadata.get("Requires-Python")),
+        requires_python=_clean(_field(distribution, "Requires-Python")),
         requires=tuple(
             requirement
             for requirement in distribution.requires or []
@@ -103,23 +105,38 @@ def _package(name: str, distribution: Distribution) -> Package:
     )
 
 
+def _beginning(text: str) -> str:
+    """The whole paragraphs within the first `README_CHARS`."""
+    if len(text) <= README_CHARS:
+        return text
+    end = text.rfind("\n\n", 0, README_CHARS)
+    return text[: end if end > 0 else README_CHARS]
+
+
+def _field(distribution: Distribution, name: str) -> str | None:
+    """A field of the metadata; the first, when it is given more than once."""
+    values = distribution.metadata.get_all(name)
+    return str(values[0]) if values else None
+
+
 def _clean(value: str | None) -> str | None:
     text = " ".join((value or "").split())
     return None if text in ("", "UNKNOWN") else text
 
 
 def _licence(distribution: Distribution) -> str | None:
-    metadata = distribution.metadata
-    stated = _clean(metadata.get("License-Expression")) or _clean(metadata.get("License"))
+    stated = _clean(_field(distribution, "License-Expression")) or _clean(
+        _field(distribution, "License")
+    )
     if stated and len(stated) <= _ONE_LINE:
         return stated
-    classifiers = metadata.get_all("Classifier") or []
+    classifiers = distribution.metadata.get_all("Classifier") or []
     named = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
     return ", ".join(named) or None
 
 
 def _home_page(distribution: Distribution) -> str | None:
-    if page := _clean(distribution.metadata.get("Home-page")):
+    if page := _clean(_field(distribution, "Home-page")):
         return page
     links = dict(
         link.partition(", ")[::2] for link in distribution.metadata.get_all("Project-URL") or []

@@ -74,9 +74,9 @@ def write_config(root: Path) -> None:
 
 
 def write_documents(root: Path, environment: Environment) -> int:
-    """Make `documents/` hold the topics and readmes and nothing else; returns how many.
+    """Make `topics/` and `readmes/` below `documents/` hold just that; returns how many files.
 
-    A file that is right already is left alone.
+    A file that is right already is left alone, and so is everything beside the two folders.
     """
     folder = root / "documents"
     wanted = {folder / f"topics/{name}.rst": text for name, text in environment.topics.items()}
@@ -85,8 +85,9 @@ def write_documents(root: Path, environment: Environment) -> int:
         for package in environment.packages
         if package.readme
     }
-    for path in [path for path in folder.rglob("*") if path.is_file() and path not in wanted]:
-        path.unlink()
+    for path in [*folder.glob("topics/*"), *folder.glob("readmes/*")]:
+        if path.is_file() and path not in wanted:
+            path.unlink()
     for path, text in wanted.items():
         data = f"{text.strip()}\n".encode(errors="replace")
         if not path.is_file() or path.read_bytes() != data:

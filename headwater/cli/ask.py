@@ -108,10 +108,10 @@ def quarantine() -> None:
 def quarantine_list(kb_path: Path, as_json: bool) -> int:
     """What is held back, and why."""
     from headwater.cli.render import show_quarantine
-    from headwater.validation.quarantine import quarantined
+    from headwater.flows.held import refusals
 
     store = open_store(kb_path)
-    rows = quarantined(store.objects, store.resolve(None))
+    rows = refusals(store.objects, store.resolve(None))
     slim = [{k: v for k, v in row.items() if k != "payload"} for row in rows]
     print_json(slim) if as_json else show_quarantine(slim)
     return 0
@@ -126,11 +126,10 @@ def quarantine_show(source: str, key: str, kb_path: Path, as_json: bool) -> int:
     """One record as it came in, with every reason."""
     from headwater.cli.render import show_refused
     from headwater.errors import NotFoundError
-    from headwater.validation.quarantine import quarantined
+    from headwater.flows.held import refusals
 
     store = open_store(kb_path)
-    rows = quarantined(store.objects, store.resolve(None))
-    found = [row for row in rows if (row["source"], row["key"]) == (source, key)]
+    found = refusals(store.objects, store.resolve(None), source=source, key=key)
     if not found:
         raise NotFoundError(
             "No such record in quarantine", obj=f"{source}/{key}", todo="headwater quarantine list"

@@ -7,7 +7,6 @@ a run: what cannot be sent is logged and forgotten.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,38 +27,13 @@ def resource_of(name: str) -> str:
 
 def publish_artifacts(kb: KnowledgeBase, report: RefreshReport) -> None:
     """Leave a table of what changed per source, the way to the report, and the event."""
-    from prefect.artifacts import create_markdown_artifact, create_table_artifact
-    from prefect.events import emit_event
+    from prefect.logging import get_logger
 
-    key = re.sub(r"[^a-z0-9]+", "-", kb.config.name)
-    _best_effort(
-        create_table_artifact,
-        table=changes_table(report),
-        key=f"headwater-{key}-sources",
-        description=f"What {report.run_id} found; snapshot {report.snapshot or 'none'}",
-    )
-    if report.report:
-        page = Path(report.report).resolve()
-        _best_effort(
-            create_markdown_artifact,
-            markdown=f"[{page.name}]({page.as_uri()})\n\n`{page}`\n",
-            key=f"headwater-{key}-report",
-            description=f"The report of {report.run_id}",
-        )
-    if report.published:
-        _best_effort(
-            emit_event,
-            event=PUBLISHED,
-            resource={
-                "prefect.resource.id": resource_of(kb.config.name),
-                "prefect.resource.name": kb.config.name,
-            },
-            payload={
-                "kb": str(kb.root.resolve()),
-                "snapshot": report.snapshot,
-                "run_id": report.run_id,
-            },
-        )
+    for leave in (_leave_table, _leave_report, _emit_event):
+        try:
+            leave(kb, report)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the snapshot is published
+            get_logger("headwater").warning("%s: %s", leave.__name__.strip("_"), error)
 
 
 def changes_table(report: RefreshReport) -> list[dict[str, Any]]:
@@ -70,10 +44,45 @@ def changes_table(report: RefreshReport) -> list[dict[str, Any]]:
     ]
 
 
-def _best_effort(send: Callable[..., object], **what: Any) -> None:
-    from prefect.logging import get_logger
+def _leave_table(kb: KnowledgeBase, report: RefreshReport) -> None:
+    from prefect.artifacts import create_table_artifact
 
-    try:
-        send(**what)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the snapshot is published
-        get_logger("headwater").warning("%s was not sent: %s", send.__name__, error)
+    create_table_artifact(
+        table=changes_table(report),
+        key=_key(kb, "sources"),
+        description=f"What {report.run_id} found; snapshot {report.snapshot or 'none'}",
+    )
+
+
+def _leave_report(kb: KnowledgeBase, report: RefreshReport) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
+    if not report.report:
+        return
+    page = Path(report.report).resolve()
+    create_markdown_artifact(
+        markdown=f"[{page.name}]({page.as_uri()})\n\n`{page}`\n",
+        key=_key(kb, "report"),
+        description=f"The report of {report.run_id}",
+    )
+
+
+def _emit_event(kb: KnowledgeBase, report: RefreshReport) -> None:
+    from prefect.events import emit_event
+
+    if not report.published:
+        return
+    name = kb.config.name
+    emit_event(
+        event=PUBLISHED,
+        resource={"prefect.resource.id": resource_of(name), "prefect.resource.name": name},
+        payload={
+            "kb": str(kb.root.resolve()),
+            "snapshot": report.snapshot,
+            "run_id": report.run_id,
+        },
+    )
+
+
+def _key(kb: KnowledgeBase, what: str) -> str:
+    return f"headwater-{re.sub(r'[^a-z0-9]+', '-', kb.config.name)}-{what}"

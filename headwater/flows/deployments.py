@@ -72,20 +72,20 @@ def deployments(kb: KnowledgeBase) -> list[Any]:
 
     from headwater.flows import prefect_flows
 
-    common = {
-        "tags": _tags(kb),
-        "entrypoint_type": EntrypointType.MODULE_PATH,
-        # A courtesy that saves a process; what excludes is the claim in the store.
-        "concurrency_limit": ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-        ),
-    }
+    common = {"tags": _tags(kb), "entrypoint_type": EntrypointType.MODULE_PATH}
+    # Courtesies that save a process; what excludes is the claim in the store. A refresh that is
+    # late has nothing to add; an emission that is late may be the one of the last publication.
+    one_refresh, one_emission = (
+        ConcurrencyLimitConfig(limit=1, collision_strategy=strategy)
+        for strategy in (ConcurrencyLimitStrategy.CANCEL_NEW, ConcurrencyLimitStrategy.ENQUEUE)
+    )
     folder = str(kb.root.resolve())
     found = [
         prefect_flows.refresh.to_deployment(
             one.name,
             schedules=[_prefect_schedule(one)],
             parameters={"kb": folder, "sources": list(one.sources)},
+            concurrency_limit=one_refresh,
             **common,
         )
         for one in planned
@@ -98,7 +98,11 @@ def deployments(kb: KnowledgeBase) -> list[Any]:
         )
         found.append(
             prefect_flows.emit_datasets.to_deployment(
-                kb.config.name, triggers=[trigger], parameters={"kb": folder}, **common
+                kb.config.name,
+                triggers=[trigger],
+                parameters={"kb": folder},
+                concurrency_limit=one_emission,
+                **common,
             )
         )
     return found

@@ -25,6 +25,17 @@ from headwater.storage.manifest import (
 )
 from headwater.storage.objects import ObjectEntry, ObjectStore
 from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_tables, query
+from headwater.validation.contracts import Suite
+from headwater.validation.gates import critical_tables
+from headwater.validation.tables import check_table
+
+
+_PROJECTION = """
+select l.key, l.title, l.url, l.source_ts, lower(hex(l.content_hash)) as content_hash,
+       c.chars as text_length, l.metadata
+from live l join (select content_hash, chars from contents) c using (content_hash)
+where l.source = ? order by l.key
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Step:
         live: the parent's documents: source -> key -> document.
         sources: the new state of every source, `documents` not yet counted.
         quarantine: all that is held back, in its final order.
+        suites: the expectations of the sources that were pulled.
         gates: results of the checks made so far.
     """
 
@@ -58,6 +70,7 @@ class Step:
     live: Mapping[str, Mapping[str, LiveDocument]]
     sources: Mapping[str, SourceState]
     quarantine: pa.Table
+    suites: Mapping[str, Suite]
     gates: tuple[Gate, ...]
     observed_at: datetime
     run_id: str
@@ -81,6 +94,7 @@ def build_draft(
     parent = step.parent
     draft = _with_history(objects, step, kb, encoding)
     draft = _with_texts(objects, draft, step, encoding.cutter)
+    tables = _table_gates(objects, draft, step)
     live = live_texts(objects, draft)
     cache = EmbeddingCache(objects, space=encoding.encoder.fingerprint, dim=encoding.encoder.dim)
     embedded = embed_missing(
@@ -111,7 +125,7 @@ def build_draft(
         name: replace(state, documents=counts.pop(f"source:{name}", 0))
         for name, state in draft.sources.items()
     }
-    manifest = replace(draft, counts=counts, sources=sources, gates=(*step.gates, complete))
+    manifest = replace(draft, counts=counts, sources=sources, gates=(*step.gates, *tables, complete))
     return Draft(manifest, embedded)
 
 
@@ -184,6 +198,19 @@ def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutte
     texts = dict(zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
     _, chunks = cut_contents(texts, cutter)
     return replace(draft, chunks=tuple(_put(objects, [chunks], CHUNKS, "chunks.parquet")))
+
+
+def _table_gates(objects: ObjectStore, draft: Manifest, step: Step) -> list[Gate]:
+    """Judge the whole of each source that changed, without its texts."""
+    changed = {changes.source for changes in step.changes if changes}
+    gates = []
+    for source, suite in step.suites.items():
+        if source not in changed or not suite.table:
+            continue
+        with open_tables(objects, draft) as connection:
+            projection = query(connection, _PROJECTION, [source])
+        gates.append(critical_tables(check_table(suite, projection), source=source))
+    return gates
 
 
 def _put(

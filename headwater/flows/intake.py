@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
-from headwater.errors import SourceDataError
+from headwater.errors import HeadwaterError, SourceDataError
 from headwater.flows.sources.protocol import (
     RECORD_SCHEMA,
     ExtractEnd,
@@ -20,7 +21,24 @@ from headwater.flows.sources.protocol import (
     Source,
 )
 from headwater.storage.changes import Incoming, LiveDocument, content_hash, metadata_hash
-from headwater.validation.quarantine import Refusal, built_in_refusals
+from headwater.validation.rows import built_in_failures
+from headwater.validation.verdicts import Reason
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that cannot be used.
+
+    Attributes:
+        key: its own, or a made-up one that says where it stood in the extract.
+        payload: its fields as they came, the text included.
+        content_hash: of its text; None without one.
+    """
+
+    key: str
+    payload: Mapping[str, Any]
+    content_hash: bytes | None
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class Intake:
     seen: frozenset[str]
     gone: frozenset[str]
     records: tuple[Incoming, ...]
-    refused: tuple[Refusal, ...]
+    refused: tuple[Refused, ...]
     duplicates: frozenset[str]
 
     def missing(self, live: Mapping[str, LiveDocument]) -> list[str]:
@@ -83,6 +101,13 @@ def take_in(
             collected.add(next(pull))
     except StopIteration as stop:
         end = stop.value
+    except HeadwaterError:
+        raise
+    except Exception as error:
+        # A source of another package may raise anything; it must not take the other sources along.
+        raise SourceDataError(
+            f"The source failed with {type(error).__name__}", obj=name, todo=str(error)
+        ) from error
     finally:
         pull.close()
     if not isinstance(end, ExtractEnd):
@@ -111,7 +136,7 @@ class _Collected:
         self._gone: set[str] = set()
         self._duplicates: set[str] = set()
         self._records: list[Incoming] = []
-        self._refused: list[Refusal] = []
+        self._refused: list[Refused] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         if batch.schema != RECORD_SCHEMA:
@@ -120,8 +145,7 @@ class _Collected:
                 obj=self._source,
                 todo="build batches with headwater.flows.sources.protocol.record_batch",
             )
-        refused = built_in_refusals(batch, first_row=self._listed)
-        self._refused += refused.values()
+        refused = built_in_failures(batch)
         columns = [batch.column(field.name).to_pylist() for field in RECORD_SCHEMA]
         for row, values in enumerate(zip(*columns, strict=True)):
             key, state = values[0], values[8]
@@ -129,7 +153,10 @@ class _Collected:
                 if key in self._seen:
                     self._duplicates.add(key)
                 (self._gone if state == "gone" else self._seen).add(key)
-            if row not in refused and state == "present":
+            if row in refused:
+                fields = dict(zip(RECORD_SCHEMA.names, values, strict=True))
+                self._refused.append(_refused(fields, refused[row], self._listed + row))
+            elif state == "present":
                 self._keep(*values[:8])
         self._listed += batch.num_rows
 
@@ -171,3 +198,13 @@ class _Collected:
             refused=tuple(self._refused),
             duplicates=frozenset(self._duplicates),
         )
+
+
+def _refused(fields: Mapping[str, Any], reason: Reason, row: int) -> Refused:
+    text = fields["text"]
+    return Refused(
+        key=fields["key"] or f"(no key, row {row + 1})",
+        payload=fields,
+        content_hash=content_hash(text) if text is not None else None,
+        reason=reason,
+    )

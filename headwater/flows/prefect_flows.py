@@ -7,7 +7,7 @@ therefore tasks are handed plain objects, and what they pull stays out of their 
 Import this module after `headwater.flows.prefect_environment.prepare`.
 """
 
-# Prefect is left out of type checking (it would double its time), so its decorators are untyped.
+# mypy does not follow Prefect here (pyproject.toml), so its decorators look untyped.
 # mypy: allow-untyped-decorators
 
 from __future__ import annotations
@@ -51,6 +51,19 @@ def _is_unreachable(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, SourceUnreachableError)
 
 
+def _failed(error: HeadwaterError) -> Any:
+    names = {4: "Stopped", 7: "Busy"}
+    return Failed(name=names.get(error.exit_code, "Failed"), message=str(error), data=error)
+
+
+def settled(work: Callable[[], Any]) -> Any:
+    """The state `work` returns, or the state that says why it could not: never a traceback."""
+    try:
+        return work()
+    except HeadwaterError as error:
+        return _failed(error)
+
+
 class Pulls:
     """A run and what it pulled so far.
 
@@ -62,16 +75,16 @@ class Pulls:
         self.done: dict[str, Pulled] = {}
 
     def pull(self, name: str) -> None:
-        """Pull one source. Its outcome counts even when this raises.
+        """Pull one source. Its outcome counts even when this raises, unless a retry replaces it.
 
         Raises:
-            SourceUnreachableError: a retry may help; after the last one the outcome stands.
-            SourceError: the configuration says `on_source_error: stop`.
+            HeadwaterError: why there is nothing; also stored as the outcome, except when the
+                configuration says `on_source_error: stop`.
         """
         self.done.pop(name, None)
         pulled = self.run.pull(name)
         self.done[name] = pulled
-        if isinstance(pulled.error, SourceUnreachableError):
+        if pulled.error is not None:
             raise pulled.error
 
     def in_order(self) -> list[Pulled]:
@@ -86,15 +99,15 @@ class Pulls:
     **_RETRIES,
     **_PLAIN,
 )
-def pull_source(pulls: Pulls, name: str) -> None:
+def pull_source(pulls: Pulls, name: str) -> Any:
     """Pull one source to its end; retried while it cannot be reached."""
-    pulls.pull(name)
+    return settled(lambda: pulls.pull(name))
 
 
 @task(name="build-and-publish", retries=0, **_PLAIN)
-def finish(pulls: Pulls) -> RefreshReport:
+def finish(pulls: Pulls) -> Any:
     """Judge, build and publish. Never retried: a publication is one step that happened or not."""
-    return pulls.run.finish(pulls.in_order())
+    return settled(lambda: pulls.run.finish(pulls.in_order()))
 
 
 def refresh_in_tasks(run: RefreshRun) -> RefreshReport:
@@ -118,7 +131,7 @@ def refresh_in_tasks(run: RefreshRun) -> RefreshReport:
         for name, future in futures.items():
             if name not in pulls.done:
                 future.result()
-        report: RefreshReport = finish(pulls)
+        report: RefreshReport = finish(pulls, return_state=True).result()
     publish_artifacts(run.kb, report)
     return report
 
@@ -161,19 +174,6 @@ def summary(report: RefreshReport) -> str:
     return "\n".join((head, *gates, *notes))
 
 
-def _failed(error: HeadwaterError) -> Any:
-    names = {4: "Stopped", 7: "Busy"}
-    return Failed(name=names.get(error.exit_code, "Failed"), message=str(error), data=error)
-
-
-def _settled(work: Callable[[], Any]) -> Any:
-    """The state `work` returns, or the state that says why it could not: never a traceback."""
-    try:
-        return work()
-    except HeadwaterError as error:
-        return _failed(error)
-
-
 # --- the flows ------------------------------------------------------------------------------------
 
 
@@ -201,7 +201,7 @@ def refresh(
     options = RefreshOptions(
         sources=sources, observed_at=observed_at, release=release, new_model=new_model
     )
-    return _settled(lambda: state_of([refresh_in_tasks(RefreshRun(load(kb), options))]))
+    return settled(lambda: state_of([refresh_in_tasks(RefreshRun(load(kb), options))]))
 
 
 @flow(name="headwater-backfill", persist_result=False)
@@ -221,24 +221,26 @@ def backfill(
         end: the moment after the last.
         window: the width to cut the range into, such as `1d`; whole when None.
     """
-    return _settled(lambda: _backfilled(load(kb), source, plan_windows(start, end, window)))
+    return settled(lambda: _backfilled(load(kb), source, plan_windows(start, end, window)))
 
 
 def _backfilled(kb: KnowledgeBase, source: str, windows: tuple[Window, ...]) -> Any:
     reports = []
     for window in windows:
         state = refresh_window(kb, source, window, return_state=True)
-        failure = state.result(raise_on_failure=False)
-        if isinstance(failure, BaseException):
-            raise failure
-        reports.append(failure)
-        publish_artifacts(kb, failure)
+        report: RefreshReport = state.result()
+        publish_artifacts(kb, report)
+        reports.append(report)
     return state_of(reports)
 
 
 @task(name="window", retry_condition_fn=_is_unreachable, **_RETRIES, **_PLAIN)
-def refresh_window(kb: KnowledgeBase, source: str, window: Window) -> RefreshReport:
+def refresh_window(kb: KnowledgeBase, source: str, window: Window) -> Any:
     """Refresh one window; retried while the source cannot be reached."""
+    return settled(lambda: _refreshed_window(kb, source, window))
+
+
+def _refreshed_window(kb: KnowledgeBase, source: str, window: Window) -> RefreshReport:
     [(_, report)] = backfill_windows(kb, source, (window,))
     [entry] = [entry for entry in report.sources if entry.source == source]
     if entry.kind == SourceUnreachableError.kind:
@@ -258,7 +260,7 @@ def emit_datasets(
         as_of: the snapshot to cut from; the current one when None.
         unproven: also take what has not settled.
     """
-    return _settled(lambda: _emitted(load(kb), names, as_of, unproven))
+    return settled(lambda: _emitted(load(kb), names, as_of, unproven))
 
 
 def _emitted(kb: KnowledgeBase, names: tuple[str, ...], as_of: str | None, unproven: bool) -> Any:

@@ -22,7 +22,8 @@ from headwater.errors import (
 from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
 from headwater.flows.encoding import EncodingOpener, open_encoding
 from headwater.flows.intake import Intake, take_in
-from headwater.flows.judge import Judged, judge, judge_removed, source_state
+from headwater.flows.held import read_quarantine
+from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.report import RefreshReport, SourceReport
 from headwater.flows.report_page import write_report
 from headwater.flows.sources.protocol import PullRequest, Source, Window
@@ -32,7 +33,8 @@ from headwater.storage.history import live_state
 from headwater.storage.manifest import Manifest, SourceState, format_time
 from headwater.storage.runlog import RunLog, SourceRun
 from headwater.storage.store import Store, new_run_id
-from headwater.validation.quarantine import merge_quarantine, read_quarantine
+from headwater.validation.contracts import Suite
+from headwater.validation.quarantine import merge_quarantine
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); a total of 0 means that it is not known."""
@@ -110,6 +112,7 @@ class RefreshRun:
         self._progress = progress
         self._started = time.monotonic()
         self._claims: dict[str, Claim] = {}
+        self._suites: dict[str, Suite] = {}
         self._parent = self.store.current()
         self._live = live_state(self.store.objects, self._parent)
         self.observed_at = self._knowledge_time()
@@ -153,7 +156,7 @@ class RefreshRun:
         source = self._sources.get(name) or open_source(name, config, root=self.kb.root)
         live = self._live.get(name, {})
         state = self._state(name)
-        expected = source_state(self.kb, name)
+        expected = expected_state(self.kb, name, self._suite(name))
         same = state is not None and (state.labels, state.suite_sha256) == (
             expected.labels,
             expected.suite_sha256,
@@ -226,20 +229,28 @@ class RefreshRun:
         return judge(
             self.kb,
             intake,
+            suite=self._suite(intake.source),
             live=self._live.get(intake.source, {}),
             quarantine=read_quarantine(self.store.objects, self._parent),
             state=self._state(intake.source),
             approved=self.options.approved.get(intake.source, 0),
             observed_at=self.observed_at,
             run_id=self.run_id,
-            store=self.store,
-            parent=self._parent,
         )
 
     def _judge_orphan(self, name: str) -> Judged:
         return judge_removed(
-            name, self._live.get(name, {}), approved=self.options.approved.get(name, 0)
+            name,
+            self._live.get(name, {}),
+            quarantine=read_quarantine(self.store.objects, self._parent),
+            state=self._state(name),
+            approved=self.options.approved.get(name, 0),
         )
+
+    def _suite(self, name: str) -> Suite:
+        if name not in self._suites:
+            self._suites[name] = suite_of(self.kb, name)
+        return self._suites[name]
 
     def _step(self, judged: Mapping[str, Judged]) -> Step:
         parent = self._parent
@@ -266,6 +277,7 @@ class RefreshRun:
             live=self._live,
             sources=sources,
             quarantine=quarantine,
+            suites={name: found.suite for name, found in judged.items()},
             gates=tuple(gate for found in judged.values() for gate in found.gates),
             observed_at=self.observed_at,
             run_id=self.run_id,

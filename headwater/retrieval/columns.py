@@ -97,6 +97,7 @@ class RowReader:
         self._lock = threading.Lock()
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._bytes = 0
+        self._starts: dict[str, np.ndarray] = {}
 
     def row(
         self, entries: Sequence[ObjectEntry], number: int, columns: list[str]
@@ -119,18 +120,28 @@ class RowReader:
         raise IndexError(number)
 
     def _group(self, entry: ObjectEntry, number: int, columns: list[str]) -> tuple[pa.Table, int]:
-        file = _open(self._objects, entry)
-        index, at = 0, number
-        while at >= (rows := file.metadata.row_group(index).num_rows):
-            index, at = index + 1, at - rows
+        starts = self._row_group_starts(entry)
+        index = int(np.searchsorted(starts, number, side="right")) - 1
+        at = number - int(starts[index])
+        key = (entry.sha256, index)
         with self._lock:
-            found = self._groups.get((entry.sha256, index))
+            found = self._groups.get(key)
             if found is not None:
-                self._groups.move_to_end((entry.sha256, index))
+                self._groups.move_to_end(key)
                 return found, at
+        file = _open(self._objects, entry)
         table = file.read_row_group(index, columns=columns, use_threads=False)
-        self._keep((entry.sha256, index), table)
+        self._keep(key, table)
         return table, at
+
+    def _row_group_starts(self, entry: ObjectEntry) -> np.ndarray:
+        """The first row of each row group; kept, because a footer takes longer than a search."""
+        starts = self._starts.get(entry.sha256)
+        if starts is None:
+            footer = _open(self._objects, entry).metadata
+            sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+            starts = self._starts[entry.sha256] = np.cumsum([0, *sizes[:-1]])
+        return starts
 
     def _keep(self, key: tuple[str, int], table: pa.Table) -> None:
         with self._lock:

@@ -85,7 +85,7 @@ def groups_by_length(texts: Sequence[str], size: int = _GROUP) -> Iterator[list[
 
 
 class OpenVinoEmbedder:
-    """The exported graph, one stream of batches per core.
+    """The exported graph, one text per core at a time.
 
     Args:
         xml: the graph.

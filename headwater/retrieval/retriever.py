@@ -47,6 +47,7 @@ class Retriever:
         self._given = encoder
         self._given_space: str | None = None
         self._current: SnapshotView | None = None
+        self._pin: SnapshotView | None = None
         self._closed = False
         self._begin()
         _OPEN.add(self)
@@ -136,7 +137,7 @@ class Retriever:
     def close(self) -> None:
         """Let go of the files and the encoder. Searching again raises ConfigError."""
         self._closed = True
-        self._current = None
+        self._current = self._pin = None
         self._views.clear()
         self._encoders.clear()
 
@@ -163,13 +164,21 @@ class Retriever:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._current = None
+        self._pin = None
         self._refused: tuple[str, float] = ("", 0.0)
         self._views: OrderedDict[str, SnapshotView] = OrderedDict()
         self._names: dict[tuple[str, str | None], str] = {}
         self._encoders: dict[tuple[str, ...], TextEncoder] = {}
 
     def _pinned(self) -> SnapshotView | None:
-        return self._past(self._as_of) if self._as_of is not None else None
+        """The view that `open` was asked to stay on, or None when it follows what is current."""
+        if self._as_of is None:
+            return None
+        self._check_open()
+        if self._pin is None:
+            self._pin = self._past(self._as_of)
+            self._as_of = self._pin.name
+        return self._pin
 
     def _latest(self) -> SnapshotView:
         """The view of CURRENT; the one before while another thread opens the new one."""
@@ -177,17 +186,24 @@ class Retriever:
         view = self._current
         if view is None:
             return self._first()
+        if not self._moved(view) or not self._opening.acquire(blocking=False):
+            return view
+        try:
+            # Asked again under the lock: another thread may have been there, and be further on.
+            view = self._current or view
+            name = self._moved(view)
+            return self._advance(view, name) if name else view
+        finally:
+            self._opening.release()
+
+    def _moved(self, view: SnapshotView) -> str | None:
+        """The name of what is current, when that is another snapshot than `view`."""
         try:
             name = self._store.current_name()
         except HeadwaterError as error:
             log.warning("still serving %s: %s", view.name, error)
-            return view
-        if name is None or name == view.name or not self._opening.acquire(blocking=False):
-            return view
-        try:
-            return self._advance(view, name)
-        finally:
-            self._opening.release()
+            return None
+        return name if name != view.name else None
 
     def _first(self) -> SnapshotView:
         with self._opening:

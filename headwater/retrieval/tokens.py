@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer as _Fast
 
 from headwater.errors import ModelError
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Tokenizer:
@@ -45,14 +41,6 @@ class Tokenizer:
         if truncate_at is not None:
             self._fast.enable_truncation(truncate_at + self.specials)
 
-    @property
-    def pad_id(self) -> int:
-        """The id that fills a batch up; the attention mask hides it, so any id would do."""
-        found = self._fast.token_to_id("[PAD]")
-        if found is None:
-            found = self._fast.token_to_id("<pad>")
-        return 0 if found is None else int(found)
-
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens left out."""
         if not texts:
@@ -70,18 +58,3 @@ class Tokenizer:
             # A batch would start the thread pool of the library, which a later fork regrets.
             return [list(self._fast.encode(texts[0]).ids)]
         return [list(item.ids) for item in self._fast.encode_batch_fast(list(texts))]
-
-
-def pad(rows: Sequence[Sequence[int]], *, fill: int) -> tuple[IntArray, IntArray]:
-    """Token ids of unequal lengths as one rectangle.
-
-    Returns:
-        input_ids and attention_mask, int64 (len(rows), longest row).
-    """
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), fill, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return ids, mask

@@ -139,7 +139,7 @@ def query(
     schema: pa.Schema | None = None,
 ) -> pa.Table:
     """Run one query and take all of it as Arrow, cast to `schema` when given."""
-    table: pa.Table = connection.execute(sql, list(parameters)).to_arrow_table()
+    table: pa.Table = connection.sql(sql, params=list(parameters)).to_arrow_table()
     return table.cast(schema) if schema is not None else table
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -111,7 +112,8 @@ def run(frame: Any, suite: Suite, level: str, positions: Sequence[int]) -> tuple
 
 def _run_built(gx: Any, frame: Any, built: Mapping[int, Any]) -> dict[int, Outcome]:
     batch = _batch(gx, frame)
-    try:
+    # Whatever breaks the run as a whole is found again below, at the expectation that causes it.
+    with suppress(Exception):
         suite = gx.ExpectationSuite(name="headwater", expectations=list(built.values()))
         results = batch.validate(suite, result_format=_result_format()).results
         by_position = {
@@ -119,15 +121,13 @@ def _run_built(gx: Any, frame: Any, built: Mapping[int, Any]) -> dict[int, Outco
         }
         if by_position.keys() == built.keys():
             return by_position
-    except Exception:  # any failure of the run is found again below, at the one that causes it
-        pass
     return {position: _run_alone(batch, one) for position, one in built.items()}
 
 
 def _run_alone(batch: Any, expectation: Any) -> Outcome:
     try:
         return _outcome(batch.validate(expectation, result_format=_result_format()))
-    except Exception as error:  # failed closed: whatever it is, nothing was checked
+    except Exception as error:  # noqa: BLE001 - failed closed: whatever it is, nothing was checked
         return Outcome(success=False, raised=_one_line(f"{type(error).__name__}: {error}"))
 
 

@@ -12,6 +12,7 @@ RAISED: Final = "raised"
 """The expectation could not be computed: counted as failed, never as passed."""
 
 _SHOWN = 80
+_NULLS = ("nan", "NaT", "<NA>")  # how pandas writes a null
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class RowVerdict:
 
 def shown(value: Any) -> str:
     """A value as at most 80 readable characters; a null is `null`."""
-    if value is None or value != value:
+    if value is None or (not isinstance(value, str) and str(value) in _NULLS):
         return "null"
     if isinstance(value, tuple | list):
         text = "(" + ", ".join(shown(part) for part in value) + ")"

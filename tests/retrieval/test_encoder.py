@@ -91,13 +91,14 @@ def test_a_text_has_the_same_vector_alone_and_in_any_batch(
     texts = [*CANARY_TEXTS, "", "x" * 3000]
     together = encoder.encode(texts)
     alone = np.vstack([encoder.encode([text]) for text in texts])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_array_equal(together, alone)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     bulk = OpenVinoEmbedder(exported.xml, exported.weights, exported.tokenizer, space=space)
     found = np.zeros_like(together)
     for positions, vectors in bulk.embed(texts):
         found[positions] = vectors
-    np.testing.assert_allclose(found, together, atol=1e-5)
+    np.testing.assert_allclose(found, together, atol=1e-3)
+    assert agreement(found, together) > 0.99999
 
 
 @pytest.mark.slow

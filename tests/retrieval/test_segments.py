@@ -16,6 +16,8 @@ from headwater.retrieval.segments import (
     write_tombstones,
     write_vectors,
 )
+from headwater.retrieval.vector_search import Part, SegmentIndex, search
+from headwater.storage.manifest import Segment
 from headwater.storage.objects import ObjectStore
 
 hashes_32 = st.binary(min_size=32, max_size=32)
@@ -184,3 +186,47 @@ def test_the_calibrated_graph_reaches_its_recall(objects):
     found, _ = graph.knn_query(queries, k=10, num_threads=1)
     overlap = [len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
     assert np.mean(overlap) >= 0.95
+
+
+def test_a_graph_that_reaches_too_few_rows_is_passed_over(objects):
+    """Where the graph cannot deliver as many rows as are asked for, the exact scan answers."""
+    vectors = unit(np.random.default_rng(1), 5000, 8)
+    entry, _ = build_graph(objects, vectors, recall=0.5)
+    data = bytearray(objects.path(entry).read_bytes())
+    record = 4 + 8 * 12 + 4 * 8 + 8
+    for row in range(5000):
+        data[96 + row * record : 98 + row * record] = b"\x00\x00"
+    cut = objects.put_bytes(bytes(data), "graph.hnsw", rows=5000)
+    assert graph_problem(objects.path(cut), vectors) == ""
+    rows = write_vectors(objects, names(5000), vectors)
+    part = Part(SegmentIndex(objects, Segment(rows, cut, 32)), 0)
+    query = vectors[77]
+    found = search([part], query, 10, np.ones(5000, dtype=bool))
+    assert [row for row, _ in found] == np.argsort(-(vectors @ query))[:10].tolist()
+
+
+@given(
+    seed=st.integers(0, 99),
+    k=st.integers(1, 60),
+    share=st.floats(0, 1),
+    cut=st.integers(0, 50),
+)
+def test_the_scan_of_many_segments_is_the_scan_of_one(tmp_path_factory, seed, k, share, cut):
+    """However rows are spread over segments and masked, the same rows come back in the same order."""
+    rng = np.random.default_rng(seed)
+    objects = ObjectStore(tmp_path_factory.mktemp("s"))
+    keys, vectors = names(50), unit(rng, 50, 8)
+    allowed, query = rng.random(50) < share, unit(rng, 1, 8)[0]
+
+    def found(*bounds):
+        parts = []
+        for low, high in bounds:
+            if low < high:
+                entry = write_vectors(objects, keys[low:high], vectors[low:high])
+                parts.append(Part(SegmentIndex(objects, Segment(entry)), low))
+        return search(parts, query, k, allowed)
+
+    one = found((0, 50))
+    assert one == found((0, cut), (cut, 50))
+    best = [r for r in np.argsort(-(vectors @ query)).tolist() if allowed[r]]
+    assert [row for row, _ in one] == best[:k]

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from headwater.retrieval.datasets.release import LINEAGE
+
 _WHAT = {
     "pairs": "`anchor`, `positive`: a query made of title and headings, and the text it should find "
     "(sentence-transformers, in this column order)",
@@ -66,7 +68,7 @@ def _evidence(manifest: Mapping[str, Any]) -> str:
         f"by headwater {manifest['headwater']}."
     )
     measured = (
-        f"The chunks of its rows have stood unchanged since {evidence['since_first']} to "
+        f"The texts of its rows came to stay between {evidence['since_first']} and "
         f"{evidence['since_last']} and were confirmed {evidence['checks_min']} to "
         f"{evidence['checks_max']} times (median {evidence['checks_median']}); the last "
         f"confirmation counted is of {evidence['confirmed_until']}."
@@ -133,4 +135,5 @@ def _staleness(manifest: Mapping[str, Any]) -> str:
 
 
 def _training_files(manifest: Mapping[str, Any]) -> list[str]:
-    return [p for p in sorted(manifest["files"]) if p.endswith(".jsonl") and ".lineage." not in p]
+    found = [p for p in manifest["files"] if p.endswith(".jsonl") and not p.endswith(LINEAGE)]
+    return sorted(found, key=lambda p: (p.partition("/")[0], not p.endswith("train.jsonl")))

@@ -54,7 +54,10 @@ class Release:
 
     def problems(self) -> tuple[str, ...]:
         """What is not as it was emitted; empty when all is well."""
-        found = [] if version_of(self.manifest) == self.path.name else [f"{MANIFEST}: changed"]
+        if version_of(self.manifest) != self.path.name:
+            # Nothing it says, names of files included, can be relied on.
+            return (f"{MANIFEST}: changed",)
+        found = []
         for name, entry in self.manifest["files"].items():
             path = self.path / name
             if not path.is_file():
@@ -73,7 +76,8 @@ def version_of(manifest: Mapping[str, Any]) -> str:
     """`<seq>-<12 hex digits>`: of the manifest without the version and the card, which name it."""
     kept = {k: v for k, v in manifest.items() if k != "version"}
     kept["files"] = {k: v for k, v in manifest["files"].items() if k != CARD}
-    return f"{manifest['seq']:08d}-{hashlib.sha256(to_bytes(kept)).hexdigest()[:12]}"
+    seq = str(manifest.get("seq", "")).zfill(8)
+    return f"{seq}-{hashlib.sha256(to_bytes(kept)).hexdigest()[:12]}"
 
 
 def to_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -97,7 +101,7 @@ def read_release(path: Path) -> Release:
         ) from None
     try:
         raw = json.loads(data)
-        version, _ = raw["format"], [entry["sha256"] for entry in raw["files"].values()]
+        version, _ = int(raw["format"]), dict(raw["files"]).items()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StoreError(
             "The manifest of a dataset is damaged",

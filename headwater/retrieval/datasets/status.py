@@ -28,7 +28,7 @@ class DatasetStatus:
             licence is no longer one that the dataset asks for.
         share: contradicted / rows.
         state: `fresh` (at most 1 %), `aging` (at most `stale_above`), `stale`, or `damaged` (the
-            files are not those that were emitted; nothing was compared).
+            files are not those that were emitted; nothing was counted).
         stale_ids: the contradicted rows as `<file>:<line>`, lines from 1.
         unproven: emitted without evidence.
         problems: what is damaged.
@@ -122,7 +122,7 @@ def _damaged(
         name=str(record.get("name", folder.parent.name)),
         version=folder.name,
         snapshot=str(record.get("snapshot", "")),
-        rows=sum(release.rows.values()) if release else 0,
+        rows=0,
         contradicted=0,
         share=0.0,
         state="damaged",

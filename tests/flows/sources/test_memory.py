@@ -24,6 +24,7 @@ class TestMemory(SourceConformance):
 
 
 def configured(**options: object) -> Source:
+    """A source opened from its options."""
     config = PluginConfig(kind="memory", options=options)
     return open_source("mem", config, root=Path())
 

@@ -113,8 +113,15 @@ def test_a_wrong_template_is_a_configuration_error(template: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [1704067200, 1704067200000, "2024-01-01T00:00:00Z", "2024-01-01 00:00:00", date(2024, 1, 1)]
-    + ["Mon, 01 Jan 2024 01:00:00 +0100", datetime(2024, 1, 1, tzinfo=UTC)],
+    [
+        1704067200,
+        1704067200000,
+        "2024-01-01T00:00:00Z",
+        "2024-01-01 00:00:00",
+        date(2024, 1, 1),
+        "Mon, 01 Jan 2024 01:00:00 +0100",
+        datetime(2024, 1, 1, tzinfo=UTC),
+    ],
 )
 def test_times_are_read_as_utc(value: object) -> None:
     """Seconds, milliseconds, ISO 8601 and mail dates mean the same instant."""

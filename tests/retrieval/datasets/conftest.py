@@ -53,7 +53,13 @@ class World:
         seq = parent.seq + 1 if parent else 1
         closures, versions = [], []
         for key, (version, content) in sorted(self.live.items()):
-            op = "renamed" if key in renamed.values() else "changed" if key in documents else "removed"
+            op = (
+                "renamed"
+                if key in renamed.values()
+                else "changed"
+                if key in documents
+                else "removed"
+            )
             if op != "changed" or content != self._content(documents[key]):
                 closures.append(self._closure(key, version, op, day, seq))
         ended = {row["key"] for row in closures}
@@ -137,9 +143,13 @@ class World:
                 chunks += self._chunks(content, texts)
         put = self.store.objects.put_table
 
-        def grown(kind: str, rows: list[dict[str, object]], schema: pa.Schema) -> tuple[object, ...]:
+        def grown(
+            kind: str, rows: list[dict[str, object]], schema: pa.Schema
+        ) -> tuple[object, ...]:
             old = getattr(parent, kind) if parent else ()
-            return (*old, put(pa.Table.from_pylist(rows, schema), f"{kind}.parquet")) if rows else old
+            return (
+                (*old, put(pa.Table.from_pylist(rows, schema), f"{kind}.parquet")) if rows else old
+            )
 
         schema = pa.schema([("source", pa.string()), ("key", pa.string())])
         quarantine = pa.Table.from_pylist([{"source": "docs", "key": k} for k in held], schema)
