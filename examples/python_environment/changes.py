@@ -17,10 +17,12 @@ DELETED_ROW = "PyYAML"
 RENAMED = "rich"
 REMARKED = "headwater"
 
-EDIT_QUERY = "which object do functions return that return no value explicitly"
+EDIT = "Here None also stands for a reading that was never taken"
+
+EDIT_QUERY = "the null object that functions return"
 ADDED_QUERY = "reads how much rain has fallen from a rain gauge"
 DELETED_QUERY = "YAML parser and emitter for Python"
-REMARK_QUERY = "which distribution is frozen for the spring release"
+REMARK_QUERY = "frozen for the spring release"
 
 NEW_TEXTS = 3
 """The edited topic, the added row and the record with a remark; the rest needs no vector."""
@@ -55,8 +57,8 @@ def change_sources(
 
 def _edit(root: Path, stamp: str) -> Change:
     path = root / "documents" / EDITED
-    note = f"In this project None also stands for a reading that was never taken ({stamp})."
-    path.write_text(f"{path.read_text('utf-8').rstrip()}\n\n{note}\n", "utf-8")
+    heading, _, rest = path.read_text("utf-8").partition("\n\n")
+    path.write_text(f"{heading}\n\n{EDIT} ({stamp}).\n\n{rest}", "utf-8")
     return Change("documents", f"edited {EDITED}: one sentence more")
 
 

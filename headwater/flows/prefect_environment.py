@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from headwater.config import KnowledgeBase
-from headwater.errors import MissingExtraError
+from headwater.errors import MissingExtraError, StorageUnavailableError
 
 SETTINGS: Final[dict[str, str]] = {
     "DO_NOT_TRACK": "1",
@@ -29,9 +29,16 @@ def prepare(kb: KnowledgeBase) -> None:
 
     Raises:
         MissingExtraError: Prefect is not installed.
+        StorageUnavailableError: the folder for Prefect's files cannot be created.
     """
     for name, value in environment(kb).items():
         os.environ.setdefault(name, value)
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        # Prefect creates the folder, but none above it.
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageUnavailableError.of(error, home) from None
     try:
         import prefect  # noqa: F401
     except ModuleNotFoundError as error:

@@ -174,6 +174,11 @@ class _Compiled:
         self._names = frozenset(names)
         self._idle: list[Any] = []
         self._idle_lock = threading.Lock()
+        # OpenVINO's binding initialises static variables in its first inference and lets go of the
+        # interpreter's lock meanwhile: two threads that infer for the first time can wait for each
+        # other for ever. So the first inference of every graph is made alone.
+        with _IMPORT:
+            self.infer(np.zeros((1, 1), dtype=np.int64))
 
     def infer(self, ids: npt.NDArray[np.int64]) -> Vectors:
         """The vector of one text, float32 (1, dim), from its token ids, int64 (1, tokens)."""

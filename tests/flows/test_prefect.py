@@ -219,7 +219,7 @@ def probe(tmp_path: Path, url: str, mode: str, extra: str = "") -> tuple[dict[st
     (kb / "headwater.yaml").write_text(f"name: probe_{mode}\n{extra}sources:\n{sources}")
     done = subprocess.run(
         [sys.executable, str(PROBE), str(kb), mode],
-        env=clean_environment(tmp_path, url),
+        env=clean_environment(tmp_path, url) | {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -238,6 +238,10 @@ def test_an_unreachable_source_is_retried_until_it_answers(tmp_path: Path, serve
     current = Store.open(kb / "store").current()
     assert current is not None
     assert current.counts["documents"] == 9
+
+    home = kb / ".headwater" / "prefect"
+    assert home.is_dir()
+    assert not list(home.glob("storage/*")), "Prefect keeps no results of ours"
 
     artifacts = post(
         server, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [found["run"]]}}}
@@ -283,6 +287,42 @@ def test_a_source_may_stop_the_whole_run(tmp_path: Path, server: str) -> None:
     assert (found["type"], found["name"]) == ("FAILED", "Failed"), found
     assert found["pulls"] == {"flaky": 3, "broken": 4}
     assert Store.open(kb / "store").current_name() is None
+
+
+@pytest.mark.slow
+def test_a_backfill_publishes_window_by_window(tmp_path: Path, server: str) -> None:
+    """The flow takes plain JSON values, as a deployment hands them over."""
+    kb = tmp_path / "kb"
+    kb.mkdir()
+    records = "".join(
+        f"        - {{key: d{day}, text: 'Report {day}', source_ts: '2026-01-0{day}T12:00:00Z'}}\n"
+        for day in (1, 2, 3)
+    )
+    (kb / "headwater.yaml").write_text(
+        f"name: past\nsources:\n  reports:\n    kind: memory\n"
+        f"    options:\n      records:\n{records}"
+    )
+    asked = {"kb": str(kb), "source": "reports", "window": "1d"}
+    asked |= {"start": "2026-01-01T00:00:00Z", "end": "2026-01-03T00:00:00Z"}
+    script = (
+        "import sys, json; from headwater.flows.prefect_flows import backfill;"
+        "state = backfill(**json.loads(sys.argv[1]), return_state=True);"
+        "print(state.name, state.message)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(asked)],
+        env=clean_environment(tmp_path, server),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.startswith("Completed"), done.stdout + done.stderr
+    causes = [manifest.cause for manifest in Store.open(kb / "store").chain()]
+    assert causes == ["backfill", "backfill"]
+    current = Store.open(kb / "store").current()
+    assert current is not None
+    assert current.counts["documents"] == 2
 
 
 # --- deployments ----------------------------------------------------------------------------------
@@ -344,10 +384,11 @@ def test_a_served_interval_publishes_what_changes_between_its_runs(
             "run of the datasets",
             process=process,
         )
+        refreshed = runs_of(server, "headwater-refresh")
     finally:
         stop(process)
     assert emitted[0]["state"]["name"] == "NothingSettled", emitted[0]["state"]
-    assert {run["state"]["name"] for run in runs_of(server, "headwater-refresh")} == {"Completed"}
+    assert {run["state"]["name"] for run in refreshed} == {"Completed"}
     deployed = deployments_of(server, "served")["served"]
     assert not deployed["paused"], "a server process that ends must not pause its successor"
     now = datetime.now(UTC)
