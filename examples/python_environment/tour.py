@@ -119,10 +119,8 @@ class _Tour:
         waiting = [entry["source"] for entry in status["sources"] if entry["withheld"]]
         _check(bool(waiting), "every gate passes")
         print("\nMuch of the environment is gone since the last run, so headwater asks first:")
-        for place, source in enumerate(waiting, 1):
-            # Until the last one is approved, the others still wait.
-            last = place == len(waiting)
-            self._run("approve-deletes", source, allowed=(0,) if last else (0, _WITHHELD))
+        for source in waiting:
+            self._run("approve-deletes", source)
 
     def search(self) -> None:
         """Ask each source one question."""

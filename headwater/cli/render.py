@@ -26,7 +26,9 @@ _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    # A pipe has no width: tables that wrap at 80 columns there cannot be read or grepped.
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -28,7 +28,7 @@ from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_
 from headwater.validation.contracts import Suite
 from headwater.validation.gates import critical_tables
 from headwater.validation.tables import check_table
-
+from headwater.validation.verdicts import CheckResult
 
 _PROJECTION = """
 select l.key, l.title, l.url, l.source_ts, lower(hex(l.content_hash)) as content_hash,
@@ -45,10 +45,12 @@ class Draft:
     Attributes:
         manifest: complete but for being written.
         embedded: distinct texts that had to be embedded for it.
+        checks: source -> how its table expectations fared.
     """
 
     manifest: Manifest
     embedded: int
+    checks: Mapping[str, tuple[CheckResult, ...]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def build_draft(
     parent = step.parent
     draft = _with_history(objects, step, kb, encoding)
     draft = _with_texts(objects, draft, step, encoding.cutter)
-    tables = _table_gates(objects, draft, step)
+    checks = _table_checks(objects, draft, step)
+    tables = [critical_tables(found, source=name) for name, found in checks.items()]
     live = live_texts(objects, draft)
     cache = EmbeddingCache(objects, space=encoding.encoder.fingerprint, dim=encoding.encoder.dim)
     embedded = embed_missing(
@@ -125,8 +128,10 @@ def build_draft(
         name: replace(state, documents=counts.pop(f"source:{name}", 0))
         for name, state in draft.sources.items()
     }
-    manifest = replace(draft, counts=counts, sources=sources, gates=(*step.gates, *tables, complete))
-    return Draft(manifest, embedded)
+    manifest = replace(
+        draft, counts=counts, sources=sources, gates=(*step.gates, *tables, complete)
+    )
+    return Draft(manifest, embedded, checks)
 
 
 def texts_to_embed(objects: ObjectStore, step: Step, encoding: Encoding) -> int:
@@ -200,17 +205,18 @@ def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutte
     return replace(draft, chunks=tuple(_put(objects, [chunks], CHUNKS, "chunks.parquet")))
 
 
-def _table_gates(objects: ObjectStore, draft: Manifest, step: Step) -> list[Gate]:
+def _table_checks(
+    objects: ObjectStore, draft: Manifest, step: Step
+) -> dict[str, tuple[CheckResult, ...]]:
     """Judge the whole of each source that changed, without its texts."""
     changed = {changes.source for changes in step.changes if changes}
-    gates = []
+    checks = {}
     for source, suite in step.suites.items():
-        if source not in changed or not suite.table:
-            continue
-        with open_tables(objects, draft) as connection:
-            projection = query(connection, _PROJECTION, [source])
-        gates.append(critical_tables(check_table(suite, projection), source=source))
-    return gates
+        if source in changed and suite.table:
+            with open_tables(objects, draft) as connection:
+                projection = query(connection, _PROJECTION, [source])
+            checks[source] = check_table(suite, projection)
+    return checks
 
 
 def _put(

@@ -23,6 +23,4 @@ def refusals(
 ) -> list[dict[str, Any]]:
     """The quarantine as plain rows, all of it or what concerns one source or key."""
     rows: list[dict[str, Any]] = read_quarantine(objects, manifest).to_pylist()
-    return [
-        row for row in rows if source in ("", row["source"]) and key in ("", row["key"])
-    ]
+    return [row for row in rows if source in ("", row["source"]) and key in ("", row["key"])]

@@ -101,7 +101,10 @@ def judge(
     verdict = check_batches(suite, _batches(fresh)) if fresh and suite.rows else RowVerdict()
     for row in verdict.refused:
         critical = [r for r in verdict.failures[row] if r.severity == "critical"]
-        refused += [Refused(fresh[row].key, _fields(fresh[row]), fresh[row].content_hash, r) for r in critical]
+        refused += [
+            Refused(fresh[row].key, _fields(fresh[row]), fresh[row].content_hash, r)
+            for r in critical
+        ]
     rejected = {fresh[row].key for row in verdict.refused}
     fresh = [record for record in fresh if record.key not in rejected]
     missing = intake.missing(live)
@@ -129,7 +132,9 @@ def judge(
         refused=pa.concat_tables([rows, standing]),
         cleared_keys=_cleared(intake, quarantine),
         results=verdict.results,
-        gates=() if not verdict.broken else (computable_contract(verdict.broken, source=intake.source),),
+        gates=()
+        if not verdict.broken
+        else (computable_contract(verdict.broken, source=intake.source),),
         withheld=withheld,
         note=note,
     )
@@ -168,7 +173,6 @@ def _guarded(
 ) -> tuple[Changes, int, str]:
     """The changes with deletions withheld if too much would go."""
     decision = deletion_guard(
-        source=intake.source,
         live=live,
         missing=len(changes.removed),
         extract_empty=intake.end.complete and not intake.end.unchanged and not intake.seen,
@@ -241,4 +245,3 @@ def _fields(record: Incoming) -> dict[str, object]:
         "state": "present",
         "error": None,
     }
-

@@ -21,8 +21,8 @@ from headwater.errors import (
 )
 from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
 from headwater.flows.encoding import EncodingOpener, open_encoding
-from headwater.flows.intake import Intake, take_in
 from headwater.flows.held import read_quarantine
+from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.report import RefreshReport, SourceReport
 from headwater.flows.report_page import write_report
@@ -221,7 +221,7 @@ class RefreshRun:
             return self._report(pulls, judged, step, dry_run=True)
         report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
         if draft is not None:
-            report = replace(report, report=write_report(self.kb, report, step, judged))
+            report = replace(report, report=write_report(self.kb, report, step, draft, judged))
         self._log(report)
         return report
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from typing import Final
 
-from headwater.validation.gates import GateResult
+from headwater.storage.manifest import Gate
 from headwater.validation.verdicts import CheckResult
 
 _STYLE: Final = """
@@ -45,7 +45,7 @@ class RefusedRecord:
 
 
 @dataclass(frozen=True)
-class SourceReport:
+class ReportedSource:
     """What a refresh did with one source; the numbers are records.
 
     Attributes:
@@ -100,8 +100,8 @@ class ReportData:
     snapshot: str | None = None
     not_published: str = ""
     texts_embedded: int = 0
-    sources: tuple[SourceReport, ...] = ()
-    gates: tuple[GateResult, ...] = ()
+    sources: tuple[ReportedSource, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -136,7 +136,7 @@ def _outcome(data: ReportData) -> str:
     return f'<div class="verdict"><p>{said}</p>{embedded}</div>\n'
 
 
-def _gates(gates: Sequence[GateResult]) -> str:
+def _gates(gates: Sequence[Gate]) -> str:
     rows = [
         (
             _text(gate.name),
@@ -151,7 +151,7 @@ def _gates(gates: Sequence[GateResult]) -> str:
     return f"<h2>Gates</h2>{table or '<p class=dim>No gate was run.</p>'}\n"
 
 
-def _source(source: SourceReport) -> str:
+def _source(source: ReportedSource) -> str:
     counts = (
         ("pulled", source.pulled),
         ("added", source.added),

@@ -103,7 +103,11 @@ class Base:
         return Store.open(self.root / "store")
 
     def refresh(
-        self, *, sources_open: dict[str, Source] | None = None, dry_run: bool = False, **options: Any
+        self,
+        *,
+        sources_open: dict[str, Source] | None = None,
+        dry_run: bool = False,
+        **options: Any,
     ) -> RefreshReport:
         """Refresh with the twin."""
         return refresh(

@@ -90,7 +90,9 @@ def test_bytes_that_are_no_text_are_named_and_the_last_version_served(
 def test_the_wrong_encoding_is_told_and_the_right_one_heals(base: Any) -> None:
     """A cp1252 file read as UTF-8 is refused; naming the encoding in headwater.yaml lets it in."""
     two_notes(base)
-    (base.root / "docs" / "german.md").write_bytes("# Kühlung\n\nDie Kühlung läuft.".encode("cp1252"))
+    (base.root / "docs" / "german.md").write_bytes(
+        "# Kühlung\n\nDie Kühlung läuft.".encode("cp1252")
+    )
     assert base.refresh().exit_code == 0
     assert "german.md" in quarantined(base)
     assert "german.md" not in base.live()["docs"]
@@ -255,11 +257,17 @@ def test_records_without_a_key_or_a_text_are_named(make_base: Callable[..., Any]
     ("text", "told"),
     [
         ("name: x\nsources:\n  docs: {kind: documents, rot: docs}\n", "headwater.yaml:3"),
-        ("name: x\nsources:\n  docs:\n    kind: documents\n    rooot: docs\n", "did you mean 'root'"),
+        (
+            "name: x\nsources:\n  docs:\n    kind: documents\n    rooot: docs\n",
+            "did you mean 'root'",
+        ),
         ("name: x\nsources:\n  docs: {kind: documents\n", "headwater.yaml:"),
         ("name: x\nsource: {}\n", "headwater.yaml:2"),
         ("", "headwater.yaml"),
-        ("name: x\nsources:\n  d: {kind: database, dsn: 'sqlite:///a', key: id}\n", "'table' and 'query'"),
+        (
+            "name: x\nsources:\n  d: {kind: database, dsn: 'sqlite:///a', key: id}\n",
+            "'table' and 'query'",
+        ),
     ],
 )
 def test_a_typo_names_the_line(base: Any, text: str, told: str) -> None:

@@ -95,9 +95,7 @@ def load_companies(server: Any, data: bytes) -> int:
 
 
 @pytest.mark.slow
-def test_companies_of_a_table(
-    corpora: Path, postgres: Any, make_base: Callable[..., Any]
-) -> None:
+def test_companies_of_a_table(corpora: Path, postgres: Any, make_base: Callable[..., Any]) -> None:
     """Revisions of a PostgreSQL table embed each distinct text once; the guard holds what goes."""
     table = {
         "kind": "database",

@@ -11,10 +11,33 @@ from typing import Any
 import pytest
 
 REFRESHES = 15
-WORDS = (
-    "pump valve gauge spring water hall meter filter pressure basin turbine channel level flow "
-    "reservoir inlet outlet season repair record morning evening engineer contract delivery"
-).split()
+WORDS = [
+    "pump",
+    "valve",
+    "gauge",
+    "spring",
+    "water",
+    "hall",
+    "meter",
+    "filter",
+    "pressure",
+    "basin",
+    "turbine",
+    "channel",
+    "level",
+    "flow",
+    "reservoir",
+    "inlet",
+    "outlet",
+    "season",
+    "repair",
+    "record",
+    "morning",
+    "evening",
+    "engineer",
+    "contract",
+    "delivery",
+]
 
 
 class World:

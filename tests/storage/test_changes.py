@@ -56,7 +56,9 @@ def test_applying_the_changes_gives_exactly_what_came_in(before, after):
         del state[row["key"]]
     for row in versions.to_pylist():
         assert row["key"] not in state
-        state[row["key"]] = next(t for t in after.values() if content_hash(t) == row["content_hash"])
+        state[row["key"]] = next(
+            t for t in after.values() if content_hash(t) == row["content_hash"]
+        )
     assert state == after
     assert bool(changes) == (before != after)
 

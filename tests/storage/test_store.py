@@ -161,8 +161,9 @@ def test_rollback_is_a_new_snapshot_with_the_old_objects(store):
 def test_a_claim_excludes_other_runs_and_names_them(store):
     """A second run on the same source is refused and told who holds it."""
     with claimed(store.root, "docs", run_id="first"):
-        with pytest.raises(BusyError, match="at work") as caught, claimed(
-            store.root, "docs", run_id="second"
+        with (
+            pytest.raises(BusyError, match="at work") as caught,
+            claimed(store.root, "docs", run_id="second"),
         ):
             pass
         assert "first" in caught.value.obj

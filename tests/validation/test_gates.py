@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwater.storage.manifest import Gate
 from headwater.validation.gates import (
     DeletionDecision,
-    GateResult,
-    canary,
     computable_contract,
     deletion_guard,
-    index_complete,
-    stops,
 )
-from headwater.validation.report import RefusedRecord, ReportData, SourceReport, render_report
+from headwater.validation.report import RefusedRecord, ReportData, ReportedSource, render_report
 from headwater.validation.verdicts import CheckResult
 
 
@@ -31,7 +28,6 @@ def guard(
     max_share: float = 0.1,
 ) -> DeletionDecision:
     return deletion_guard(
-        source="docs",
         live=live,
         missing=missing,
         extract_empty=empty,
@@ -62,7 +58,7 @@ def test_the_deletion_guard_withholds_what_no_one_approved(
     """Small losses pass; wiped listings and large losses wait for an approval that covers them."""
     decision = guard(live, missing, approved, empty=empty)
     assert decision.allowed is allowed
-    assert decision.reason.startswith("docs: ")
+    assert decision.reason
 
 
 def test_the_share_is_not_a_victim_of_binary_fractions() -> None:
@@ -99,28 +95,10 @@ def test_an_approval_is_a_ceiling_and_losing_less_is_never_worse(
         assert not allowed(missing, missing - 1)
 
 
-def test_the_index_must_hold_every_live_text_and_no_other() -> None:
-    """Missing texts and texts that are gone both stop the publication."""
-    assert index_complete(3, 3, []).passed
-    lacking = index_complete(9, 2, [f"t{n}" for n in range(7)])
-    assert stops(lacking)
-    assert "t4 and 2 more" in lacking.detail
-    assert stops(index_complete(3, 4, []))
-    assert stops(index_complete(3, 3, ["t1"]))
-
-
-@pytest.mark.parametrize(
-    ("cosine", "passed"), [(1.0, True), (0.9999, True), (0.99989, False), (float("nan"), False)]
-)
-def test_the_canary_needs_a_cosine_of_0_9999(cosine: float, passed: bool) -> None:
-    """A model that drifted, or returned no number, does not pass."""
-    assert canary(cosine).passed is passed
-
-
 def test_a_broken_contract_stops_and_says_why() -> None:
     """The gate repeats which expectation could not be computed."""
     gate = computable_contract(["s: the column 'lang' does not exist"], source="docs")
-    assert stops(gate)
+    assert not gate.passed and gate.severity == "critical"
     assert "'lang'" in gate.detail
     assert computable_contract(()).passed
 
@@ -135,7 +113,7 @@ DATA = ReportData(
     snapshot="000012-abcdef",
     texts_embedded=4321,
     sources=(
-        SourceReport(
+        ReportedSource(
             name="docs",
             pulled=1200,
             added=11,
@@ -148,7 +126,7 @@ DATA = ReportData(
             checks=(CHECK,),
         ),
     ),
-    gates=(GateResult("embedding-canary", True, "critical", "the lowest canary cosine is 1"),),
+    gates=(Gate("index-complete", True, "critical", "all live texts"),),
 )
 
 
@@ -177,7 +155,7 @@ def test_the_report_tells_the_whole_story() -> None:
         *("run-7", "2026-01-02 03:04:05 UTC", "000012-abcdef", "4,321", "1,200"),
         *("11", "22", "33", "44", "55", "55 of 100 are missing"),
         *("k1", "text-empty", "the text is null or blank"),
-        *("expect_x", "failed", "3 of 1200 records", "embedding-canary"),
+        *("expect_x", "failed", "3 of 1200 records", "index-complete"),
     ):
         assert said in words, said
     stopped = replace(DATA, snapshot=None, not_published="a gate failed")
@@ -197,7 +175,7 @@ def test_the_report_needs_nothing_from_outside() -> None:
 
 def test_a_hostile_record_cannot_act_in_the_report() -> None:
     """Markup in any field is shown, never obeyed, and the page is valid UTF-8 without NULs."""
-    source = SourceReport(
+    source = ReportedSource(
         name=HOSTILE,
         status=HOSTILE,
         note=HOSTILE,
@@ -205,7 +183,7 @@ def test_a_hostile_record_cannot_act_in_the_report() -> None:
         quarantined=(RefusedRecord(HOSTILE, HOSTILE, HOSTILE, DATA.started),),
         checks=(replace(CHECK, type=HOSTILE, column=HOSTILE, detail=HOSTILE),),
     )
-    gates = (GateResult(HOSTILE, False, "warning", HOSTILE, HOSTILE),)
+    gates = (Gate(HOSTILE, False, "warning", HOSTILE, HOSTILE),)
     page = render_report(
         replace(
             DATA,
