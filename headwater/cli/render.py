@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headwater.storage.verify import Verification
 
 _COUNTS = ("listed", "added", "changed", "touched", "renamed", "removed", "withheld", "refused")
+_FOLDING = ("key", "reason", "cause", "state")
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
@@ -34,7 +35,14 @@ def _out() -> Console:
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        numeric = column in right
+        # A name or a time that is broken in two cannot be read or copied; a reason may fold.
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or column not in _FOLDING,
+        )
     return table
 
 
@@ -45,10 +53,11 @@ def _when(value: datetime | None) -> str:
 def show_refresh(report: RefreshReport) -> None:
     """What a refresh did, or would do."""
     out = _out()
-    table = _table("source", "outcome", *_COUNTS, "live", right=(*_COUNTS, "live"))
+    shown = [n for n in _COUNTS if n == "listed" or any(getattr(e, n) for e in report.sources)]
+    table = _table("source", "outcome", *shown, "live", right=(*shown, "live"))
     for entry in report.sources:
         style = _BAD if entry.outcome in ("failed", "busy") or entry.withheld else ""
-        counts = [str(getattr(entry, name) or "·") for name in _COUNTS]
+        counts = [str(getattr(entry, name) or "·") for name in shown]
         table.add_row(entry.source, entry.outcome, *counts, str(entry.live), style=style)
     out.print(table)
     for entry in report.sources:

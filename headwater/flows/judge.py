@@ -125,7 +125,9 @@ def judge(
         changes=changes,
         state=replace(
             expected_state(kb, intake.source, suite),
-            watermark=intake.end.watermark,
+            # While deletions wait, the source must list everything again: a "not modified" would
+            # confirm what it no longer holds.
+            watermark=(state.watermark if state else None) if withheld else intake.end.watermark,
             hold=state.hold if state else "",
         ),
         suite=suite,

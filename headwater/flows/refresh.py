@@ -401,7 +401,8 @@ class RefreshRun:
         end, changes = pulled.intake.end, found.changes
         return SourceReport(
             pulled.source,
-            "verified" if end.complete or end.unchanged else "partial",
+            # Documents whose deletion is withheld were not confirmed by anybody.
+            "verified" if (end.complete or end.unchanged) and not found.withheld else "partial",
             listed=pulled.intake.listed,
             live=live,
             added=len(changes.added),

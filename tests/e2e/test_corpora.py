@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib.util
 import io
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,10 +27,13 @@ KEV = {
 }
 
 
-def show(corpora: Path, corpus: str, revision: int, folder: Path) -> None:
-    """Lay out one revision as its users found it."""
-    script = [sys.executable, str(corpora / "replay.py"), "show", corpus, str(revision)]
-    subprocess.run([*script, str(folder)], check=True, timeout=120)
+def replay(corpora: Path) -> ModuleType:
+    """The module that comes with the corpora."""
+    spec = importlib.util.spec_from_file_location("replay", corpora / "replay.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_quiet(base: Any, sources: int = 1) -> None:
@@ -51,7 +54,7 @@ def test_eips_embed_every_text_once(corpora: Path, make_base: Callable[..., Any]
     base = make_base({"eips": {"kind": "documents", "root": "eips"}})
     embedded = expected = 0
     for revision in range(30, 39):
-        show(corpora, "eips", revision, base.root / "eips")
+        replay(corpora).show(corpora / "eips", revision, base.root / "eips")
         texts = base.pulled("eips")
         new = base.oracle.new(texts.values())
         report = base.refresh()
@@ -175,7 +178,7 @@ def api() -> Iterator[Api]:
 
 def catalogue(corpora: Path, revision: int, folder: Path) -> bytes:
     """The API's reply at a revision."""
-    show(corpora, "cisa-kev", revision, folder)
+    replay(corpora).show(corpora / "cisa-kev", revision, folder)
     lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return json.dumps({"count": len(records), "vulnerabilities": records}).encode()

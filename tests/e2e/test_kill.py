@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 KILLED = Path(__file__).with_name("killed_refresh.py")
-DOCUMENTS = 300
+DOCUMENTS = 200
 KILLS = 20
 
 
