@@ -76,6 +76,7 @@ def judge(
     intake: Intake,
     *,
     suite: Suite,
+    known_fields: Iterable[str],
     live: Mapping[str, LiveDocument],
     quarantine: pa.Table,
     state: SourceState | None,
@@ -89,6 +90,7 @@ def judge(
         kb: the knowledge base.
         intake: what was pulled.
         suite: the source's expectations.
+        known_fields: metadata fields that its documents are known to have.
         live: what the store holds of the source.
         quarantine: all that was held back so far.
         state: the source's state so far; None for a new one.
@@ -98,7 +100,9 @@ def judge(
     """
     refused = [*intake.refused, *_duplicates(intake)]
     standing, fresh = _standing(intake, quarantine, suite)
-    verdict = check_batches(suite, _batches(fresh)) if fresh and suite.rows else RowVerdict()
+    verdict = RowVerdict()
+    if fresh and suite.rows:
+        verdict = check_batches(suite, _batches(fresh), known_fields=known_fields)
     for row in verdict.refused:
         critical = [r for r in verdict.failures[row] if r.severity == "critical"]
         refused += [

@@ -33,7 +33,8 @@ from headwater.flows.artifacts import publish_artifacts
 from headwater.flows.backfill import backfill as backfill_windows
 from headwater.flows.backfill import plan_windows
 from headwater.flows.emit import emit_datasets as emit_now
-from headwater.flows.refresh import Pulled, RefreshOptions, RefreshRun
+from headwater.flows.outcome import Pulled
+from headwater.flows.refresh import RefreshOptions, RefreshRun
 from headwater.flows.report import RefreshReport
 from headwater.flows.sources.protocol import Window
 

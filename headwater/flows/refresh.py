@@ -24,16 +24,18 @@ from headwater.flows.encoding import EncodingOpener, open_encoding
 from headwater.flows.held import read_quarantine
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
-from headwater.flows.report import RefreshReport, SourceReport
+from headwater.flows.outcome import Pulled, run_entries, source_reports
+from headwater.flows.report import RefreshReport
 from headwater.flows.report_page import write_report
 from headwater.flows.sources.protocol import PullRequest, Source, Window
 from headwater.flows.sources.registry import open_source
 from headwater.storage.claims import Claim, claimed
-from headwater.storage.history import live_state
-from headwater.storage.manifest import Manifest, SourceState, format_time
-from headwater.storage.runlog import RunLog, SourceRun
+from headwater.storage.history import live_state, metadata_fields
+from headwater.storage.manifest import SourceState, format_time
+from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store, new_run_id
 from headwater.validation.contracts import Suite
+from headwater.validation.frame import RECORD_COLUMNS
 from headwater.validation.quarantine import merge_quarantine
 
 Progress = Callable[[str, int, int], None]
@@ -69,15 +71,6 @@ class RefreshOptions:
     release: tuple[str, ...] = ()
     new_model: bool = False
     cause: str = "refresh"
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """The outcome of one pull: an intake, or why there is none."""
-
-    source: str
-    intake: Intake | None = None
-    error: HeadwaterError | None = None
 
 
 class RefreshRun:
@@ -134,8 +127,10 @@ class RefreshRun:
                     )
                 except BusyError as error:
                     busy[name] = error
-            yield busy
-            self.store.objects.discard_drafts()
+            try:
+                yield busy
+            finally:
+                self.store.objects.discard_drafts()
 
     def pull(self, name: str) -> Pulled:
         """Pull one source to its end. A failure is a value: the others go on.
@@ -222,7 +217,9 @@ class RefreshRun:
         report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
         if draft is not None:
             report = replace(report, report=write_report(self.kb, report, step, draft, judged))
-        self._log(report)
+        log = RunLog(self.store.root)
+        for entry in run_entries(report, finished_at=datetime.now(UTC)):
+            log.append(entry)
         return report
 
     def _judge(self, intake: Intake) -> Judged:
@@ -230,6 +227,7 @@ class RefreshRun:
             self.kb,
             intake,
             suite=self._suite(intake.source),
+            known_fields=self._known_fields(intake.source),
             live=self._live.get(intake.source, {}),
             quarantine=read_quarantine(self.store.objects, self._parent),
             state=self._state(intake.source),
@@ -251,6 +249,17 @@ class RefreshRun:
         if name not in self._suites:
             self._suites[name] = suite_of(self.kb, name)
         return self._suites[name]
+
+    def _known_fields(self, name: str) -> frozenset[str]:
+        """Metadata fields of the source's documents, looked up only if an expectation reads one.
+
+        Without them, a handful of changed records that all lack an optional field would look like
+        a source that lost the column.
+        """
+        read = {c for e in self._suite(name).rows for c in e.columns}
+        if self._parent is None or read <= RECORD_COLUMNS:
+            return frozenset()
+        return metadata_fields(self.store.objects, self._parent, name)
 
     def _step(self, judged: Mapping[str, Judged]) -> Step:
         parent = self._parent
@@ -360,10 +369,6 @@ class RefreshRun:
         dry_run: bool = False,
     ) -> RefreshReport:
         current = draft.manifest if draft and published else self._parent
-        entries = [self._source_report(p, judged.get(p.source), current) for p in pulls]
-        entries += [
-            _removed_report(found) for n, found in judged.items() if n not in self.kb.config.sources
-        ]
         return RefreshReport(
             run_id=self.run_id,
             observed_at=format_time(self.observed_at),
@@ -376,69 +381,9 @@ class RefreshRun:
             documents=current.counts.get("documents", 0) if current else 0,
             bytes_written=self.store.objects.bytes_written,
             seconds=round(time.monotonic() - self._started, 3),
-            sources=tuple(entries),
+            sources=source_reports(pulls, judged, current),
             gates=draft.manifest.gates if draft else step.gates,
         )
-
-    def _source_report(
-        self, pulled: Pulled, found: Judged | None, current: Manifest | None
-    ) -> SourceReport:
-        state = current.sources.get(pulled.source) if current else None
-        live = state.documents if state else 0
-        if found is None or pulled.intake is None:
-            error = pulled.error
-            outcome = (
-                "held" if error is None else "busy" if isinstance(error, BusyError) else "failed"
-            )
-            return SourceReport(
-                pulled.source,
-                outcome,
-                live=live,
-                note=str(error) if error else (state.hold if state else ""),
-                kind=error.kind if error else "",
-                exit_code=error.exit_code if error else 0,
-            )
-        end, changes = pulled.intake.end, found.changes
-        return SourceReport(
-            pulled.source,
-            # Documents whose deletion is withheld were not confirmed by anybody.
-            "verified" if (end.complete or end.unchanged) and not found.withheld else "partial",
-            listed=pulled.intake.listed,
-            live=live,
-            added=len(changes.added),
-            changed=len(changes.changed),
-            touched=len(changes.touched),
-            renamed=len(changes.renamed),
-            removed=len(changes.removed),
-            withheld=found.withheld,
-            refused=found.refused.num_rows if found.refused is not None else 0,
-            note="; ".join(part for part in (found.note, end.note) if part),
-        )
-
-    def _log(self, report: RefreshReport) -> None:
-        """Remember per source what the run found; a candidate that failed verified nothing."""
-        log = RunLog(self.store.root)
-        for entry in report.sources:
-            stopped = bool(report.candidate) and entry.outcome in ("verified", "partial")
-            log.append(
-                SourceRun(
-                    run_id=self.run_id,
-                    source=entry.source,
-                    outcome="stopped" if stopped else entry.outcome,
-                    observed_at=report.observed_at,
-                    finished_at=format_time(datetime.now(UTC)),
-                    live=entry.live,
-                    seen=entry.listed,
-                    added=entry.added,
-                    changed=entry.changed + entry.touched,
-                    renamed=entry.renamed,
-                    removed=entry.removed,
-                    refused=entry.refused,
-                    withheld=entry.withheld,
-                    snapshot=report.snapshot,
-                    note=entry.note,
-                )
-            )
 
 
 def refresh(
@@ -479,14 +424,3 @@ def refresh(
             for name in run.names
         ]
         return run.finish(pulls, dry_run=dry_run)
-
-
-def _removed_report(found: Judged) -> SourceReport:
-    return SourceReport(
-        found.changes.source,
-        "removed",
-        live=found.withheld,
-        removed=len(found.changes.removed),
-        withheld=found.withheld,
-        note=found.note,
-    )

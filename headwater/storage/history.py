@@ -134,6 +134,15 @@ def _live_texts(objects: ObjectStore, manifest: Manifest) -> set[bytes]:
     return set(table["text_hash"].to_pylist())
 
 
+def metadata_fields(objects: ObjectStore, manifest: Manifest, source: str) -> frozenset[str]:
+    """The names of all metadata fields that live documents of a source have."""
+    with open_tables(objects, manifest) as connection:
+        rows = connection.execute(
+            "select distinct unnest(json_keys(metadata)) from live where source = ?", [source]
+        ).fetchall()
+    return frozenset(name for (name,) in rows)
+
+
 def text_of(store: Store, manifest: Manifest, source: str, key: str) -> str:
     """The text of a live document.
 

@@ -14,6 +14,10 @@ from headwater.errors import MissingExtraError
 ROW_ID: Final = "headwater_row"
 """Numbers the frame's rows from 0, so that a failure points at one record even without a key."""
 
+_FIXED = ("key", "text", "title", "url", "source_ts")
+RECORD_COLUMNS: Final = frozenset({*_FIXED, "text_length"})
+"""The columns that every frame of records has, whatever its metadata."""
+
 _EXACT_IN_FLOAT = 2**53
 
 
@@ -29,7 +33,7 @@ def record_frame(batch: pa.Table, *, known_fields: Iterable[str] = ()) -> Any:
         A `pandas.DataFrame` with `ROW_ID`, key, text, title, url, source_ts, text_length (in
         characters) and one column per metadata field of the batch.
     """
-    columns = {name: batch.column(name) for name in ("key", "text", "title", "url", "source_ts")}
+    columns = {name: batch.column(name) for name in _FIXED}
     columns["text_length"] = pc.utf8_length(batch.column("text"))
     metadata = batch.column("metadata").to_pylist()
     return _frame(columns, metadata, batch.num_rows, known_fields)

@@ -30,6 +30,7 @@ from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval import Retriever
 from headwater.storage.claims import claimed
+from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store
 
 
@@ -346,46 +347,55 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_last_snapshot_served(base: Any, small_disk: Path) -> None:
+@pytest.fixture
+def cramped(make_base: Callable[..., Any], small_disk: Path, tmp_path: Path) -> Any:
+    """A knowledge base on the small disk; its documents lie elsewhere."""
+    made = make_base(name="disk")
+    assert made.root == small_disk
+    (made.root / "docs").rmdir()
+    (tmp_path / "documents").mkdir()
+    (made.root / "docs").symlink_to(tmp_path / "documents")
+    two_notes(made)
+    return made
+
+
+def test_a_full_disk_leaves_the_last_snapshot_served(cramped: Any) -> None:
     """A disk that fills up stops the refresh in words; with space again it goes through."""
-    (base.root / "store").symlink_to(small_disk)
-    two_notes(base)
-    before = base.published()
+    before = cramped.published()
     for number in range(40):
-        base.write(f"big{number}.md", f"# Big {number}\n\n" + os.urandom(40_000).hex())
-    shell = base.run("refresh", check=10)
+        cramped.write(f"big{number}.md", f"# Big {number}\n\n" + os.urandom(40_000).hex())
+    shell = cramped.run("refresh", check=10)
     assert "The disk is full" in shell.stderr
     assert "->" in shell.stderr and "untouched" in shell.stderr
-    assert base.published()[1] == before[1]
-    assert len(base.found("pump")) == 2
+    assert cramped.published()[1] == before[1]
+    assert len(cramped.found("pump")) == 2
     with pytest.raises(StorageUnavailableError) as caught:
-        base.refresh()
+        cramped.refresh()
     three_parts(caught.value)
-    assert base.verify().ok
+    assert cramped.verify().ok
     for number in range(2, 40):
-        (base.root / "docs" / f"big{number}.md").unlink()
-    (base.root / "docs" / "big0.md").write_text("# Big 0\n\nNow it is small.")
-    (base.root / "docs" / "big1.md").write_text("# Big 1\n\nNow it is small, too.")
-    assert base.refresh().exit_code == 0
-    assert len(base.live()["docs"]) == 4
-    assert base.verify().ok
+        (cramped.root / "docs" / f"big{number}.md").unlink()
+    (cramped.root / "docs" / "big0.md").write_text("# Big 0\n\nNow it is small.")
+    (cramped.root / "docs" / "big1.md").write_text("# Big 1\n\nNow it is small, too.")
+    assert cramped.refresh().exit_code == 0
+    assert len(cramped.live()["docs"]) == 4
+    assert cramped.verify().ok
 
 
-def test_a_disk_that_was_full_recovers_with_the_same_input(base: Any, small_disk: Path) -> None:
+def test_a_disk_that_was_full_recovers_with_the_same_input(cramped: Any) -> None:
     """Once somebody frees space, the very same refresh succeeds."""
-    (base.root / "store").symlink_to(small_disk)
-    two_notes(base)
+    small_disk = cramped.root
     ballast = small_disk / "ballast"
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     ballast.write_bytes(b"\0" * (free - 8192))
-    base.write("pumps.md", "# Pumps\n\n" + os.urandom(20_000).hex())
+    cramped.write("pumps.md", "# Pumps\n\n" + os.urandom(20_000).hex())
     with pytest.raises(StorageUnavailableError):
-        base.refresh()
-    assert "hall three" in base.live()["docs"]["pumps.md"]
+        cramped.refresh()
+    assert "hall three" in cramped.live()["docs"]["pumps.md"]
     ballast.unlink()
-    assert base.refresh().exit_code == 0
-    assert "hall three" not in base.live()["docs"]["pumps.md"]
-    assert base.verify().ok
+    assert cramped.refresh().exit_code == 0
+    assert "hall three" not in cramped.live()["docs"]["pumps.md"]
+    assert cramped.verify().ok
 
 
 def test_a_second_refresh_at_the_same_time_is_turned_away(base: Any) -> None:
@@ -484,3 +494,23 @@ def test_keys_and_windows_need_one_source(base: Any) -> None:
     with pytest.raises(ConfigError):
         refresh(base.kb, RefreshOptions(keys=("a",)))
     assert not (base.root / "store").exists()
+
+
+def test_a_report_that_cannot_be_written_spoils_nothing(base: Any) -> None:
+    """What was published stays published, and is remembered as verified, without its HTML page."""
+    (base.root / "reports").write_text("a file where the folder of reports should be")
+    base.write("pumps.md", "# Pumps\n\nThe pump is in hall three.")
+    report = base.refresh()
+    assert (report.published, report.exit_code, report.report) == (True, 0, "")
+    assert RunLog(base.store.root).last(["docs"])["docs"].outcome == "verified"
+    assert base.found("pump") == ["# Pumps\n\nThe pump is in hall three."]
+
+
+def test_a_store_on_another_disk_is_a_store(base: Any, small_disk: Path) -> None:
+    """The folder `store` may be a mount or a link to one: every file finds its way there."""
+    (base.root / "store").symlink_to(small_disk)
+    base.write("pumps.md", "# Pumps\n\nThe pump is in hall three.")
+    report = base.refresh()
+    assert (report.published, report.exit_code) == (True, 0)
+    assert (base.root / report.report).is_file()
+    assert base.verify().ok

@@ -112,8 +112,8 @@ def test_the_tour_of_the_readme(model: None, shell: Shell) -> None:
     assert "closes at six" in then and "closes at eight" not in then
     difference = next(answers)
     assert "> documents/returns.md" in difference and "was refunds.md" in difference
-    assert "-The shop opens at nine and closes at six." in difference
-    assert "+The shop opens at nine and closes at eight." in difference
+    assert re.search(r"^-The shop .* closes at six", difference, re.MULTILINE)
+    assert re.search(r"^\+The shop .* closes at eight", difference, re.MULTILINE)
     withheld = next(answers)
     assert "2 deletions wait" in withheld
     assert "2 deletions wait" in next(answers)

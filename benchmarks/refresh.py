@@ -1,0 +1,175 @@
+"""Refresh: cold, with nothing new, and after a hundredth of the documents changed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpora import SECTIONS, document, write_documents
+from benchmarks.figures import Figure
+from benchmarks.knowledge import Counter, counter_of, make_base, pulled
+from benchmarks.processes import python
+from headwater.storage.store import Store
+
+_REAL = 300
+_TWIN = 10_000
+_SHARE = 100
+"""One document of so many changes."""
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A refresh in a process of its own.
+
+    Attributes:
+        whole_s: CPU seconds of the process.
+        beyond_s: the same without those of a process that imports the same modules, opens the
+            store and does nothing.
+        disk_bytes: what the files of the store grew by, replaced files counted whole.
+        found: what the refresh reported.
+    """
+
+    whole_s: float
+    beyond_s: float
+    disk_bytes: int
+    found: dict[str, Any]
+
+
+def measure(work: Path) -> Iterator[Figure]:
+    """Both encodings: the real model for what embedding costs, the twin for all the rest."""
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
+        yield from _export(Path(folder) / "export")
+        yield from _series(Path(folder) / "real", "real", _REAL)
+        yield from _series(Path(folder) / "twin", "twin", _TWIN)
+
+
+def _export(root: Path) -> Iterator[Figure]:
+    make_base(root, {"docs": {"kind": "documents", "root": "docs"}})
+    path = root / "docs" / "one.md"
+    path.parent.mkdir()
+    path.write_text("Water runs downhill.\n", "utf-8")
+    run = _run(root, "real")
+    yield Figure(
+        "first refresh of one document, CPU",
+        run.whole_s,
+        "s",
+        note=f"{run.beyond_s:.1f} s beyond start-up: exports the model, once per store",
+    )
+
+
+def _series(root: Path, encoding: str, count: int) -> Iterator[Figure]:
+    """The figures of one corpus under one encoding."""
+    what = f"{count:,} documents, {encoding} model"
+    kb = make_base(root, {"docs": {"kind": "documents", "root": "docs"}})
+    docs = root / "docs"
+    write_documents(docs, range(count))
+    cold = _run(root, encoding)
+    counter = _counter(root)
+    yield from _figures(f"{what}, cold", cold, counter.new(pulled(kb, "docs")))
+    quiet = [_run(root, encoding) for _ in range(_RUNS)]
+    middle = sorted(quiet, key=lambda run: run.beyond_s)[_RUNS // 2]
+    changed = range(0, count, _SHARE)
+    for number in changed:
+        write_documents(docs, range(number, number + 1), edition=1)
+    after = _run(root, encoding)
+    new = counter.new(document(number, edition=1) for number in changed)
+
+    yield Figure(
+        f"{what}, unchanged: CPU beyond start-up",
+        middle.beyond_s,
+        "s",
+        note=f"median of {_RUNS}; whole process {middle.whole_s:.2f} s; "
+        f"{_share(middle, cold)} of cold",
+        digits=3,
+    )
+    yield Figure(
+        "  per document",
+        middle.beyond_s / count * 1e6,
+        "µs",
+        # With few documents the spread of start-up itself is larger than what is measured.
+        most=50 if count >= 5000 else None,
+        digits=1,
+    )
+    yield Figure(
+        "  bytes written",
+        middle.disk_bytes,
+        "B",
+        most=1024,
+        note="the run log's line; objects: "
+        f"{max(run.found['bytes_written'] for run in quiet)} B in {_RUNS} runs",
+        digits=0,
+    )
+    yield Figure(
+        "  texts embedded", max(run.found["embedded"] for run in quiet), most=0, least=0, digits=0
+    )
+    yield from _figures(f"{what}, 1 % changed", after, new, cold=cold)
+
+
+def _figures(what: str, run: Run, new: int, *, cold: Run | None = None) -> Iterator[Figure]:
+    embedded = run.found["embedded"]
+    share = f"; {_share(run, cold)} of cold" if cold else ""
+    yield Figure(
+        f"{what}: CPU beyond start-up",
+        run.beyond_s,
+        "s",
+        note=f"whole process {run.whole_s:.2f} s{share}",
+    )
+    if cold is None:
+        yield Figure("  per text embedded", run.beyond_s / embedded * 1e3, "ms")
+    yield Figure(
+        "  bytes written", run.disk_bytes / 1e6, "MB", note="growth of the store on disk", digits=3
+    )
+    yield Figure(
+        "  texts embedded",
+        embedded,
+        least=new,
+        most=new,
+        note=f"{run.found['documents']:,} documents of {SECTIONS} sections, "
+        f"{run.found['texts']:,} texts; target: an independent count of the new ones",
+        digits=0,
+    )
+
+
+def _share(run: Run, cold: Run) -> str:
+    return f"{run.beyond_s / cold.beyond_s:.2%}"
+
+
+def _run(root: Path, encoding: str) -> Run:
+    before = _files(root / "store")
+    cost = python("-m", "benchmarks.child", "refresh", str(root), encoding)
+    after = _files(root / "store")
+    found = json.loads(cost.out)
+    modules = root / "modules.json"
+    modules.write_text(json.dumps(found.pop("modules")), "utf-8")
+    idle = python("-m", "benchmarks.child", "start-up", str(root), str(modules))
+    return Run(cost.cpu_s, cost.cpu_s - idle.cpu_s, _growth(before, after), found)
+
+
+def _files(folder: Path) -> dict[int, tuple[int, int]]:
+    """Inode -> size and time of modification: a replaced file is another inode."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            found[status.st_ino] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _growth(before: dict[int, tuple[int, int]], after: dict[int, tuple[int, int]]) -> int:
+    return sum(
+        size if inode not in before else max(0, size - before[inode][0])
+        for inode, (size, time_ns) in after.items()
+        if before.get(inode) != (size, time_ns)
+    )
+
+
+def _counter(root: Path) -> Counter:
+    store = Store.open(root / "store")
+    encoder = store.resolve(None).encoder
+    assert encoder is not None
+    return counter_of(encoder, store.objects)

@@ -1,0 +1,18 @@
+"""Every measurement, in the order of a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from benchmarks import amplification, coldstart, embedding, refresh, search, startup
+from benchmarks.figures import Measurement
+
+MEASUREMENTS: Final[Mapping[str, Measurement]] = {
+    "startup": startup.measure,
+    "coldstart": coldstart.measure,
+    "search": search.measure,
+    "refresh": refresh.measure,
+    "amplification": amplification.measure,
+    "embedding": embedding.measure,
+}
