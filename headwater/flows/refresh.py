@@ -106,6 +106,8 @@ class RefreshRun:
         self._started = time.monotonic()
         self._claims: dict[str, Claim] = {}
         self._suites: dict[str, Suite] = {}
+        # Over all attempts: a draft that lost the race to publish has paid for its vectors.
+        self._embedded = 0
         self._parent = self.store.current()
         self._live = live_state(self.store.objects, self._parent)
         self.observed_at = self._knowledge_time()
@@ -208,6 +210,7 @@ class RefreshRun:
             draft = build_draft(
                 self.kb, self.store.objects, step, encoding=opened, progress=self._progress
             )
+            self._embedded += draft.embedded
             name = self.store.write_candidate(draft.manifest)
             if not draft.manifest.failed_gates():
                 self.store.publish(name, claims=tuple(self._claims.values()))
@@ -376,7 +379,7 @@ class RefreshRun:
             published=published,
             dry_run=dry_run,
             candidate="" if published else name,
-            embedded=draft.embedded if draft else embedded,
+            embedded=embedded or self._embedded,
             texts=current.counts.get("texts", 0) if current else 0,
             documents=current.counts.get("documents", 0) if current else 0,
             bytes_written=self.store.objects.bytes_written,
