@@ -189,7 +189,7 @@ class RefreshRun:
         raise AssertionError("unreachable")
 
     def _finish_once(self, pulls: list[Pulled], *, dry_run: bool) -> RefreshReport:
-        judged = {p.source: self._judge(p.intake) for p in pulls if p.intake is not None}
+        pulls, judged = self._judge_all(pulls)
         judged |= {
             name: self._judge_orphan(name) for name in self._orphans() if name in self._claims
         }
@@ -224,6 +224,20 @@ class RefreshRun:
         for entry in run_entries(report, finished_at=datetime.now(UTC)):
             log.append(entry)
         return report
+
+    def _judge_all(self, pulls: list[Pulled]) -> tuple[list[Pulled], dict[str, Judged]]:
+        """Judge each source; one whose expectations cannot be run fails alone, like its pull."""
+        outcomes, judged = [], {}
+        for pulled in pulls:
+            if pulled.intake is not None:
+                try:
+                    judged[pulled.source] = self._judge(pulled.intake)
+                except HeadwaterError as error:
+                    if self.kb.config.on_source_error == "stop":
+                        raise
+                    pulled = Pulled(pulled.source, error=error)
+            outcomes.append(pulled)
+        return outcomes, judged
 
     def _judge(self, intake: Intake) -> Judged:
         return judge(
