@@ -6,8 +6,10 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from rich.console import Console
@@ -15,15 +17,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.corpora import ABSENT, SHARED
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, skipped
 from benchmarks.processes import REPOSITORY
 from benchmarks.registry import MEASUREMENTS
+from headwater.errors import HeadwaterError
 
 _VERDICTS = {True: "[green]ok[/]", False: "[bold red]missed[/]", None: ""}
 
 
-def main() -> None:
-    """Measure what the command line names, or everything."""
+def main() -> int:
+    """Measure what the command line names, or everything; 1 when a measurement could not be made.
+
+    A missed target is a line in the table and no failure: other work on the machine costs too.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
@@ -38,11 +44,9 @@ def main() -> None:
     facts = _facts()
     console.print(escape(", ".join(f"{name} {value}" for name, value in facts.items())))
     began = time.monotonic(), _cpu()
-    found = {
-        name: _measured(name, console)
-        for name in MEASUREMENTS
-        if name in (arguments.names or MEASUREMENTS)
-    }
+    chosen = [name for name in MEASUREMENTS if name in (arguments.names or MEASUREMENTS)]
+    found: dict[str, list[Figure]] = {name: [] for name in chosen}
+    failed = [name for name in chosen if not _measured(name, found[name], console)]
     wall, cpu = time.monotonic() - began[0], _cpu() - began[1]
     console.print(_table(found))
     missed = sum(figure.ok is False for figures in found.values() for figure in figures)
@@ -51,11 +55,18 @@ def main() -> None:
         figures = {name: [f.as_dict() for f in some] for name, some in found.items()}
         report = {"machine": facts, "wall_s": wall, "cpu_s": cpu, "figures": figures}
         arguments.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return 1 if failed else 0
 
 
-def _measured(name: str, console: Console) -> list[Figure]:
+def _measured(name: str, into: list[Figure], console: Console) -> bool:
+    """Put the figures of one measurement into `into`; whether all of them could be had."""
     console.print(f"measuring {name} …", style="dim")
-    return list(MEASUREMENTS[name](_work()))
+    try:
+        into.extend(MEASUREMENTS[name](_work()))
+    except (HeadwaterError, RuntimeError, CalledProcessError) as error:
+        into.append(skipped(name, f"failed: {error}"))
+        return False
+    return True
 
 
 def _work() -> Path:
@@ -107,4 +118,4 @@ def _cpu() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -91,8 +91,13 @@ def _replayed(
     for revision in revisions:
         advance(revision)
         new += counter.new(pulled(kb, "source"))
-        embedded += refresh(kb, encoding=twin_encoding).embedded
-        again += refresh(kb, encoding=twin_encoding).embedded
+        first, second = refresh(kb, encoding=twin_encoding), refresh(kb, encoding=twin_encoding)
+        if first.exit_code or second.exit_code:
+            raise RuntimeError(
+                f"revision {revision} ended with {first.exit_code}, then {second.exit_code}"
+            )
+        embedded += first.embedded
+        again += second.embedded
     note = f"revisions {revisions[0]} to {revisions[-1]}, each refreshed twice: "
     note += f"{embedded + again:,} embedded, {new:,} distinct new texts"
     return Figure(name, (embedded + again) / new, most=1.0, least=1.0, note=note)

@@ -24,7 +24,7 @@ from headwater.retrieval.space import space_of
 from headwater.retrieval.tokens import Tokenizer
 
 _CHUNKS = 150
-_PASSES = 2
+_PASSES = 3
 
 
 def measure(work: Path) -> Iterator[Figure]:

@@ -87,9 +87,13 @@ def searchable(work: Path) -> tuple[str, Path]:
     try:
         Retriever.open(root).close()
     except HeadwaterError:
-        shutil.rmtree(root, ignore_errors=True)
-        kb = make_base(root, {"texts": {"kind": "memory"}})
+        # Built aside and moved, so that what an interrupted run leaves behind is never used.
+        draft = root.with_name(f"{root.name}.draft")
+        for folder in (root, draft):
+            shutil.rmtree(folder, ignore_errors=True)
+        kb = make_base(draft, {"texts": {"kind": "memory"}})
         for first in (0, _NEWER):
             records = [Record(key=str(n), text=texts[n]) for n in range(first, first + TEXTS)]
             refresh(kb, sources={"texts": MemorySource.of(records)})
+        draft.rename(root)
     return f"{TEXTS:,} {kind} sentences", root

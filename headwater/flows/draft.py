@@ -122,7 +122,11 @@ def build_draft(
     )
     draft = replace(draft, encoder=encoding.encoder, segments=segments)
     problems = index_problems(objects, draft, live)
-    complete = Gate("index-complete", not problems, detail="; ".join(problems[:5]))
+    complete = Gate(
+        "index-complete",
+        not problems,
+        detail="; ".join(problems[:5]) or f"{len(live)} live texts, each in the index once",
+    )
     counts = _counts(objects, draft, texts=len(live), quarantined=step.quarantine.num_rows)
     sources = {
         name: replace(state, documents=counts.pop(f"source:{name}", 0))

@@ -1,11 +1,18 @@
-"""A refresh for `test_kill` to kill: `killed_refresh.py ROOT PAUSE_S`, a pause per 64 texts embedded."""
+"""A refresh for `test_kill` to kill: `killed_refresh.py ROOT PAUSE_S [NUMBER before|after]`.
+
+It rests PAUSE_S seconds after each 64 texts embedded. With a NUMBER it kills itself before or after
+that many renames: the only steps by which anything of the store changes under its final name.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import headwater.flows.sources.documents
@@ -14,6 +21,7 @@ from headwater.config import load
 from headwater.flows.encoding import Encoding, twin_encoding
 from headwater.flows.refresh import refresh
 from headwater.retrieval.embedding import HashEmbedder
+from headwater.storage import files
 
 
 class Slow(HashEmbedder):
@@ -30,8 +38,26 @@ class Slow(HashEmbedder):
             time.sleep(self.pause_s)
 
 
+def die_at(number: int, when: str) -> None:
+    """Have this process killed at the rename with that number, counted from 1."""
+    rename, done = files.move, 0
+
+    def counted(source: Path, target: Path) -> None:
+        nonlocal done
+        done += 1
+        if done == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    files.move = counted
+
+
 def main() -> None:
     root, pause_s = sys.argv[1], float(sys.argv[2])
+    if len(sys.argv) > 3:
+        die_at(int(sys.argv[3]), sys.argv[4])
 
     def slow(*args: Any, **options: Any) -> Encoding:
         made = twin_encoding(*args, **options)

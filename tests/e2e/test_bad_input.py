@@ -514,3 +514,49 @@ def test_a_store_on_another_disk_is_a_store(base: Any, small_disk: Path) -> None
     assert (report.published, report.exit_code) == (True, 0)
     assert (base.root / report.report).is_file()
     assert base.verify().ok
+
+
+def test_no_damaged_object_is_ever_believed(base: Any) -> None:
+    """Whichever object is damaged, a search or a refresh is right or refused by name: exit code 6."""
+    two_notes(base)
+    base.write("gauges.md", "# Gauges\n\nThe gauge is in hall five.")
+    (base.root / "docs" / "valves.md").unlink()
+    base.refresh()
+    right = sorted(base.found("pump"))
+    manifest = base.store.current()
+    cached = [e for e, _ in base.store.objects.listing() if e.kind == "embeddings.parquet"]
+    base.write("pumps.md", "# Pumps\n\nThe pump is in hall six.")
+    refused = 0
+    for entry in (*manifest.objects(), *cached):
+        path = base.root / "store" / "objects" / entry.name
+        data = path.read_bytes()
+        path.write_bytes(
+            data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+        )
+        problems = base.verify().problems
+        assert any(entry.sha256 in problem for problem in problems), entry
+        for action in (lambda: sorted(base.found("pump")), lambda: base.refresh(dry_run=True)):
+            try:
+                found = action()
+                assert found == right or (found.embedded, found.exit_code) == (1, 0), entry
+            except HeadwaterError as error:
+                assert error.exit_code == 6, (entry, error)
+                assert entry.sha256 in str(error)
+                refused += 1
+        path.write_bytes(data)
+    assert refused >= 8
+    assert base.refresh().embedded == 1
+    assert base.verify().ok
+
+
+def test_a_damaged_cache_costs_only_its_vectors(base: Any) -> None:
+    """Vectors that cannot be read are made again; the refresh goes through."""
+    two_notes(base)
+    (cached,) = [p for e, p in base.store.objects.listing() if e.kind == "embeddings.parquet"]
+    cached.write_bytes(cached.read_bytes()[:100])
+    base.write("pumps.md", "# Pumps\n\nThe pump is in hall six.")
+    report = base.refresh()
+    assert (report.exit_code, report.published) == (0, True)
+    assert report.embedded <= 2
+    assert "hall six" in base.found("pump in hall six")[0]
+    assert cached.name in "".join(base.verify().problems)

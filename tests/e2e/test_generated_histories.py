@@ -135,10 +135,12 @@ def test_the_store_is_the_model_at_every_step(make_base: Callable[..., Any], see
         for event in events:
             getattr(world, event)()
         told = f"seed {seed}, step {step}: {events}"
+        planned = base.refresh(dry_run=True)
         report = base.refresh()
         world.pulled()
         assert report.exit_code == 0, told
         assert report.embedded == base.oracle.new(world.model.values()), told
+        assert planned.embedded == report.embedded, told
         if set(events) <= set(FREE):
             assert report.embedded == 0, told
         assert report.published == (before != world.model), told

@@ -332,6 +332,21 @@ def test_a_record_that_goes_back_to_its_good_version_is_no_longer_held(base: Any
         assert [hit.held_back for hit in retriever.search("pump")] == [False]
 
 
+def test_a_held_record_that_is_deleted_is_gone(base: Any) -> None:
+    """Deleting a document ends both its last good version and what waits in quarantine."""
+    base.suite("docs", json.dumps({"rows": [SHORT_ENOUGH]}))
+    notes(base, one="The pump is in hall three.", two="The valve.")
+    base.refresh()
+    notes(base, one="DRAFT")
+    assert base.refresh().sources[0].refused == 1
+    notes(base, one="")
+    report = base.refresh()
+    (source,) = report.sources
+    assert (report.exit_code, source.removed, source.refused) == (0, 1, 0)
+    assert base.found("pump") == ["The valve."]
+    assert base.store.current().quarantine is None
+
+
 def test_a_looser_suite_lets_held_records_in(base: Any) -> None:
     """When the expectations change, what was held back is judged again."""
     base.suite("docs", json.dumps({"rows": [SHORT_ENOUGH]}))
@@ -506,3 +521,77 @@ def test_runs_of_two_sources_do_not_disturb_each_other(pair: Any, tmp_path: Path
     }
     assert [m.seq for m in pair.store.chain()] == [3, 2, 1]
     assert pair.verify().ok
+
+
+# --- a configuration that changes ------------------------------------------------------------------
+
+
+def test_a_source_with_another_name_embeds_nothing(base: Any) -> None:
+    """The documents of a renamed source begin anew, their vectors do not."""
+    notes(base, one="The pump.", two="The valve.")
+    base.refresh()
+    base.configure({"handbook": {"kind": "documents", "root": "docs"}})
+    report = base.refresh()
+    assert (report.exit_code, report.embedded) == (4, 0)
+    assert sorted(base.live()) == ["docs", "handbook"]
+    base.run("approve-deletes", "docs", check=0)
+    assert sorted(base.live()) == ["handbook"]
+    assert sorted(base.found("pump")) == ["The pump.", "The valve."]
+
+
+def test_labels_reach_every_document_and_embed_nothing(base: Any) -> None:
+    """A label in headwater.yaml is put on documents that did not change otherwise."""
+    notes(base, one="The pump.", two="The valve.")
+    base.refresh(observed_at=at(1))
+    source = {"kind": "documents", "root": "docs", "labels": ["public"], "licence": "CC0-1.0"}
+    base.configure({"docs": source})
+    report = base.refresh(observed_at=at(2))
+    assert (report.exit_code, report.published, report.embedded) == (0, True, 0)
+    assert report.sources[0].touched == 2
+    with Retriever.open(base.root) as retriever:
+        hits = retriever.search("pump valve")
+        past = retriever.search("pump valve", as_of="1")
+    assert [(hit.labels, hit.changed_at) for hit in hits] == [(("public",), at(1))] * 2
+    assert [hit.labels for hit in past] == [()] * 2
+    assert not base.refresh(observed_at=at(3)).published
+
+
+def test_another_chunk_size_cuts_everything_anew(base: Any) -> None:
+    """A changed chunk size takes hold of every document; the past keeps its own chunks."""
+    one = " ".join(f"word{number} of the pump." for number in range(120))
+    notes(base, one=one, two="The valve.")
+    base.refresh()
+    before = base.found("pump")
+    source = {"docs": {"kind": "documents", "root": "docs"}}
+    base.configure(source, chunking={"max_tokens": 64, "min_tokens": 16})
+    notes(base, two="The new valve.")
+    planned = base.refresh(dry_run=True).embedded
+    report = base.refresh()
+    assert report.exit_code == 0
+    after = base.found("pump")
+    assert len(after) > len(before)
+    assert words(*after) == words(one, "The new valve.")
+    assert sorted(base.found("pump", as_of="1")) == sorted(before)
+    assert base.verify().ok
+    assert planned == report.embedded
+    base.configure(source)
+    notes(base, two="The valve.")
+    assert base.refresh().embedded == 0
+    assert sorted(base.found("pump")) == sorted(before)
+    assert base.verify().ok
+
+
+def words(*texts: str) -> list[str]:
+    """Every word of some texts, in alphabetical order."""
+    return sorted(word for text in texts for word in text.split())
+
+
+def test_a_change_of_chunk_size_alone_takes_hold(base: Any) -> None:
+    """Although no document changed, the next refresh cuts and publishes."""
+    notes(base, one=" ".join(f"word{number} of the pump." for number in range(120)))
+    base.refresh()
+    before = len(base.found("pump"))
+    source = {"docs": {"kind": "documents", "root": "docs"}}
+    base.configure(source, chunking={"max_tokens": 64, "min_tokens": 16})
+    assert base.refresh().published
+    assert len(base.found("pump")) > before

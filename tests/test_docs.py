@@ -1,0 +1,56 @@
+"""What the documents say is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from headwater import config
+from headwater.errors import EXIT_CODES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_readme_has_the_one_table_of_exit_codes():
+    """The table in the README and the one in --help cannot drift apart."""
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.M))
+    assert {int(code): text for code, text in rows.items()} == EXIT_CODES
+
+
+def test_the_readmes_configuration_is_valid():
+    """Whoever copies the example gets a working file."""
+    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    assert blocks
+    for block in blocks:
+        assert set(config.parse(block.encode()).sources) == {"handbook", "products", "tickets"}
+
+
+def test_every_command_of_the_readme_exists():
+    """No command is named that the command line does not have."""
+    from headwater.cli import cli
+
+    named = set(
+        re.findall(
+            r"\bheadwater ([a-z][a-z-]+)",
+            "\n".join(re.findall(r"`[^`]+`|```.*?```", README, flags=re.S)),
+        )
+    )
+    assert named - set(cli.commands) - {"keeps"} == set()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name
+)
+def test_links_between_documents_lead_somewhere(path):
+    """Every relative link names a file that exists."""
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_format_names_every_kind_of_object():
+    """A kind that the code writes and the specification does not know would be a secret."""
+    text = (ROOT / "docs" / "format.md").read_text("utf-8")
+    sources = "\n".join(p.read_text("utf-8") for p in (ROOT / "headwater").rglob("*.py"))
+    kinds = set(re.findall(r"\"([a-z]+\.(?:parquet|arrow|hnsw|u32|f32|xml|bin))\"", sources))
+    assert kinds and {kind for kind in kinds if kind not in text} == set()
