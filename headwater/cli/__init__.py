@@ -6,6 +6,7 @@ Never decides anything a library caller could not, and imports nothing heavy bef
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A `HeadwaterError` becomes a message of three parts on stderr, or a JSON object with `--json`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # The retry library reports every attempt; what came of them is in the refresh's own report.
+    logging.getLogger("stamina").addHandler(logging.NullHandler())
     try:
         result = cli.main(args=words, prog_name="headwater", standalone_mode=False)
         return int(result or 0)

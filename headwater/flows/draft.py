@@ -142,12 +142,31 @@ def texts_to_embed(objects: ObjectStore, step: Step, encoding: Encoding) -> int:
     """How many distinct texts `build_draft` would have to embed; writes nothing."""
     parent, encoder = step.parent, encoding.encoder
     cache = EmbeddingCache(objects, space=encoder.fingerprint, dim=encoder.dim)
-    known = known_contents(objects, parent)
-    _, chunks = cut_contents(_new_contents(step, known), encoding.cutter)
+    _, chunks = cut_contents(_new_contents(step, known_contents(objects, parent)), encoding.cutter)
     hashes = set(chunks["text_hash"].to_pylist())
-    if parent and (parent.encoder is None or parent.encoder.fingerprint != encoder.fingerprint):
-        hashes.update(live_texts(objects, parent))
+    if parent and parent.chunker != encoding.cutter.name:
+        _, chunks = cut_contents(_live_contents(objects, step), encoding.cutter)
+        hashes.update(chunks["text_hash"].to_pylist())
     return len(cache.missing(sorted(hashes)))
+
+
+def _live_contents(objects: ObjectStore, step: Step) -> dict[bytes, str]:
+    """The texts of documents that this step leaves as they are."""
+    replaced = {
+        (changes.source, key)
+        for changes in step.changes
+        for key in (*(record.key for record in changes.changed), *changes.removed)
+    }
+    kept = {
+        document.content_hash
+        for source, documents in step.live.items()
+        for key, document in documents.items()
+        if (source, key) not in replaced
+    }
+    with open_tables(objects, step.parent) as connection:
+        table = query(connection, "select content_hash, text from contents")
+    pairs = zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True)
+    return {content_hash: text for content_hash, text in pairs if content_hash in kept}
 
 
 def _new_contents(step: Step, known: set[bytes]) -> dict[bytes, str]:

@@ -7,7 +7,7 @@ carries the exported graph, and the refresh embeds with that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from headwater.retrieval.models import resolve
 from headwater.retrieval.space import Space, space_of
 from headwater.retrieval.tokens import Tokenizer
 from headwater.storage import files
-from headwater.storage.manifest import Encoder
+from headwater.storage.manifest import Encoder, Manifest
 from headwater.storage.objects import ObjectEntry, ObjectStore
 
 
@@ -109,7 +109,7 @@ def twin_encoding(
     """A deterministic encoding without a model, for tests of everything around it."""
     twin = HashEmbedder()
     kinds = {} if dry_run else {"tokenizer": objects.put_bytes(twin.tokenizer, "tokenizer.json")}
-    encoder = _encoder(twin.space, "hash", kinds)
+    encoder = _encoder(replace(twin.space, model=kb.config.model), "hash", kinds)
     return Encoding(encoder, _cutter(kb, encoder, twin.tokenizer), lambda: twin)
 
 
@@ -166,12 +166,30 @@ def _reopened(kb: KnowledgeBase, encoder: Encoder, objects: ObjectStore) -> Enco
     return Encoding(encoder, _cutter(kb, encoder, paths["tokenizer"].read_bytes()), opened)
 
 
-def _cutter(kb: KnowledgeBase, encoder: Encoder, tokenizer: bytes) -> Cutter:
+def is_current(kb: KnowledgeBase, parent: Manifest) -> bool:
+    """Whether a snapshot was cut and embedded as the configuration says; loads nothing."""
+    encoder = parent.encoder
+    return (
+        encoder is not None
+        and encoder.model == kb.config.model
+        and parent.chunker == _cutter_name(encoder, *_limits(kb, encoder))
+    )
+
+
+def _limits(kb: KnowledgeBase, encoder: Encoder) -> tuple[int, int]:
+    """The smallest and largest chunk, in tokens."""
     wanted = kb.config.chunking
     limit = min(wanted.max_tokens or encoder.max_tokens, encoder.max_tokens)
-    low = min(wanted.min_tokens, limit // 2)
-    name = f"{CHUNKER_ID}:{low}-{limit}:{encoder.fingerprint[:16]}"
-    return Cutter(Tokenizer(tokenizer), limit, low, name)
+    return min(wanted.min_tokens, limit // 2), limit
+
+
+def _cutter_name(encoder: Encoder, low: int, limit: int) -> str:
+    return f"{CHUNKER_ID}:{low}-{limit}:{encoder.fingerprint[:16]}"
+
+
+def _cutter(kb: KnowledgeBase, encoder: Encoder, tokenizer: bytes) -> Cutter:
+    low, limit = _limits(kb, encoder)
+    return Cutter(Tokenizer(tokenizer), limit, low, _cutter_name(encoder, low, limit))
 
 
 def _encoder(space: Space, backend: str, roles: dict[str, ObjectEntry]) -> Encoder:

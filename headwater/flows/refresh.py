@@ -20,7 +20,7 @@ from headwater.errors import (
     ParentMovedError,
 )
 from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
-from headwater.flows.encoding import EncodingOpener, open_encoding
+from headwater.flows.encoding import EncodingOpener, is_current, open_encoding
 from headwater.flows.held import read_quarantine
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
@@ -218,11 +218,11 @@ class RefreshRun:
         if dry_run:
             return self._report(pulls, judged, step, dry_run=True)
         report = self._report(pulls, judged, step, draft=draft, name=name, published=published)
-        if draft is not None:
-            report = replace(report, report=write_report(self.kb, report, step, draft, judged))
         log = RunLog(self.store.root)
         for entry in run_entries(report, finished_at=datetime.now(UTC)):
             log.append(entry)
+        if draft is not None:
+            report = replace(report, report=write_report(self.kb, report, step, draft, judged))
         return report
 
     def _judge_all(self, pulls: list[Pulled]) -> tuple[list[Pulled], dict[str, Judged]]:
@@ -313,6 +313,8 @@ class RefreshRun:
     def _is_new(self, step: Step) -> bool:
         """Whether anything but a watermark differs: only then is a snapshot written."""
         if any(step.changes) or self.options.new_model:
+            return True
+        if self._parent is not None and not is_current(self.kb, self._parent):
             return True
         if not step.quarantine.equals(read_quarantine(self.store.objects, self._parent)):
             return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from headwater.config import KnowledgeBase
+from headwater.errors import StorageUnavailableError
 from headwater.flows.draft import Draft, Step
 from headwater.flows.judge import Judged
 from headwater.flows.report import RefreshReport, SourceReport
@@ -17,6 +19,8 @@ from headwater.validation.report import (
     render_report,
 )
 
+_LOG = logging.getLogger(__name__)
+
 
 def write_report(
     kb: KnowledgeBase,
@@ -25,7 +29,10 @@ def write_report(
     draft: Draft,
     judged: Mapping[str, Judged],
 ) -> str:
-    """Write `reports/<run_id>.html`; returns its path."""
+    """Write `reports/<run_id>.html`; returns its path, or nothing when it cannot be written.
+
+    By then the snapshot is published, and a missing page takes nothing of it back.
+    """
     finished = datetime.now(UTC)
     refused: dict[str, list[RefusedRecord]] = {}
     for row in step.quarantine.to_pylist():
@@ -46,7 +53,12 @@ def write_report(
         gates=draft.manifest.gates,
     )
     path = kb.root / "reports" / f"{report.run_id}.html"
-    files.replace(path, render_report(data).encode(), tmp=kb.store / "tmp")
+    try:
+        # Drafted beside its target: the store may be on another disk.
+        files.replace(path, render_report(data).encode(), tmp=path.parent)
+    except StorageUnavailableError as error:
+        _LOG.warning("the report was not written: %s: %s", error.what, error.obj)
+        return ""
     return str(path)
 
 

@@ -282,11 +282,12 @@ def test_a_typo_names_the_line(base: Any, text: str, told: str) -> None:
 
 
 def test_a_wrong_suite_names_the_expectation(base: Any) -> None:
-    """An expectation that does not exist is a configuration error and publishes nothing."""
+    """An expectation that does not exist fails its source with exit code 2 and publishes nothing."""
     base.suite("docs", '{"rows": [{"type": "expect_column_values_to_be_wet", "kwargs": {}}]}')
     base.write("pumps.md", "# Pumps\n\nA pump.")
     shell = base.run("refresh", check=2)
-    assert "expect_column_values_to_be_wet" in shell.stderr
+    assert "expect_column_values_to_be_wet" in shell.stdout
+    assert "did you mean" in shell.stdout
     assert base.store.current_name() is None
 
 
@@ -319,7 +320,7 @@ def test_another_model_is_refused_without_new_model(base: Any) -> None:
     with pytest.raises(ModelError) as caught:
         refresh(load(base.root), encoding=open_encoding)
     _, obj, todo = three_parts(caught.value)
-    assert "another/model" in obj and "hash-32" in obj and "--new-model" in todo
+    assert "another/model" in obj and "all-MiniLM-L6-v2" in obj and "--new-model" in todo
     assert caught.value.exit_code == 10
     base.run("refresh", twin=False, check=10)
     assert base.published()[1] == before[1]
