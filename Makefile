@@ -49,4 +49,4 @@ bench: setup ## measure cost, latency, recall and start-up
 	$(BIN)/python -m benchmarks
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist .benchmarks

@@ -99,7 +99,7 @@ def _series(root: Path, encoding: str, count: int, *, once_s: float = 0.0) -> It
         middle.disk_bytes,
         "B",
         most=1024,
-        note="the run log's line; objects: "
+        note="a line of the run log and the claim; objects: "
         f"{max(run.found['bytes_written'] for run in quiet)} B in {_RUNS} runs",
         digits=0,
     )
@@ -153,21 +153,18 @@ def _run(root: Path, encoding: str) -> Run:
     return Run(cost.cpu_s, cost.cpu_s - idle.cpu_s, _growth(before, after), found)
 
 
-def _files(folder: Path) -> dict[int, tuple[int, int]]:
-    """Inode -> size and time of modification: a replaced file is another inode."""
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            status = path.stat()
-            found[status.st_ino] = (status.st_size, status.st_mtime_ns)
-    return found
+def _files(store: Path) -> dict[Path, tuple[int, int]]:
+    """Path -> size and time of modification."""
+    status = {path: path.stat() for path in store.rglob("*") if path.is_file()}
+    return {path: (found.st_size, found.st_mtime_ns) for path, found in status.items()}
 
 
-def _growth(before: dict[int, tuple[int, int]], after: dict[int, tuple[int, int]]) -> int:
+def _growth(before: dict[Path, tuple[int, int]], after: dict[Path, tuple[int, int]]) -> int:
+    """Bytes of every new or replaced file; of the run log, to which lines are added, the growth."""
     return sum(
-        size if inode not in before else max(0, size - before[inode][0])
-        for inode, (size, time_ns) in after.items()
-        if before.get(inode) != (size, time_ns)
+        size - (before.get(path, (0, 0))[0] if path.suffix == ".jsonl" else 0)
+        for path, (size, time_ns) in after.items()
+        if before.get(path) != (size, time_ns)
     )
 
 

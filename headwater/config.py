@@ -74,6 +74,15 @@ Duration = Annotated[
 ]
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_TEXT_OR_TEXTS)]
+"""A list of texts; one text stands for a list of one."""
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
@@ -108,7 +117,7 @@ class _SourceOptions(_Model):
     suite: str | None = Field(
         None, description="the expectations, a file; suites/<source>.json when left out"
     )
-    labels: tuple[str, ...] = Field((), description="put on every record of the source")
+    labels: Texts = Field((), description="put on every record of the source")
     licence: str | None = Field(None, description="SPDX name, carried into datasets")
     deletion_guard: DeletionGuard = DeletionGuard()
     schedule: Schedule | None = Field(None, description="its own, beside the knowledge base's")
@@ -119,8 +128,8 @@ class DocumentsConfig(_SourceOptions):
 
     kind: Literal["documents"]
     root: str = Field(description="the folder, relative to headwater.yaml")
-    glob: tuple[str, ...] = Field(("**/*",), description="which files; '**' crosses folders")
-    exclude: tuple[str, ...] = Field((), description="globs to leave out")
+    glob: Texts = Field(("**/*",), description="which files; '**' crosses folders")
+    exclude: Texts = Field((), description="globs to leave out")
     url: str | None = Field(None, description="a link template: https://docs.example/{key}")
     encoding: str = Field("utf-8", description="of text files; the byte order mark wins")
     max_bytes: int = Field(50_000_000, gt=0, description="larger files go to quarantine")
@@ -133,22 +142,17 @@ class DatabaseConfig(_SourceOptions):
     dsn: str = Field(description="sqlite:///file.db, postgresql://…, or any SQLAlchemy URL")
     table: str | None = Field(None, description="a table or view; or give 'query'")
     query: str | None = Field(None, description="a SELECT without a trailing semicolon")
-    key: tuple[str, ...] = Field(description="the key column or columns")
-    text: tuple[str, ...] = Field((), description="columns rendered as text; all others if empty")
+    key: Texts = Field(description="the key column or columns")
+    text: Texts = Field((), description="columns rendered as text; all others if empty")
     title: str | None = Field(None, description="the column that titles a document")
     url: str | None = Field(None, description="a link template over the columns")
-    metadata: tuple[str, ...] = Field((), description="columns kept as metadata, not embedded")
-    ignore: tuple[str, ...] = Field((), description="volatile columns that are no change")
+    metadata: Texts = Field((), description="columns kept as metadata, not embedded")
+    ignore: Texts = Field((), description="volatile columns that are no change")
     cursor: str | None = Field(None, description="an ever-rising column: pull only what is new")
     cursor_lag: Duration | None = Field(
         None, description="re-read this much before the watermark (timestamp cursors)"
     )
     updated_at: str | None = Field(None, description="the source's own time of a row")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_key(cls, data: Any) -> Any:
-        return _listify(data, "key", "text", "metadata", "ignore")
 
     @model_validator(mode="after")
     def _one_of(self) -> DatabaseConfig:
@@ -176,11 +180,11 @@ class ApiConfig(_SourceOptions):
     url: str
     records: str = Field("", description="path to the list of records: 'data.items'; '' = the root")
     key: str = Field(description="path to a record's key")
-    text: tuple[str, ...] = Field((), description="paths rendered as text; all fields if empty")
+    text: Texts = Field((), description="paths rendered as text; all fields if empty")
     title: str | None = None
     record_url: str | None = Field(None, description="path to a record's own link")
-    metadata: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = Field((), description="volatile fields that are no change")
+    metadata: Texts = ()
+    ignore: Texts = Field((), description="volatile fields that are no change")
     updated_at: str | None = Field(None, description="path to the source's own time of a record")
     params: dict[str, str] = {}
     headers: dict[str, str] = {}
@@ -193,11 +197,6 @@ class ApiConfig(_SourceOptions):
         None, description="query parameter that takes a backfill's from"
     )
     until_param: str | None = Field(None, description="query parameter that takes a backfill's to")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists(cls, data: Any) -> Any:
-        return _listify(data, "text", "metadata", "ignore")
 
 
 class PluginConfig(_SourceOptions):
@@ -243,8 +242,10 @@ class IndexConfig(_Model):
 class DatasetConfig(_Model):
     """What a fine-tuning dataset is cut from, and when a chunk counts as settled."""
 
-    sources: tuple[str, ...] = Field((), description="all when empty")
-    recipes: tuple[Literal["pairs", "instructions", "text"], ...] = (
+    sources: Texts = Field((), description="all when empty")
+    recipes: Annotated[
+        tuple[Literal["pairs", "instructions", "text"], ...], BeforeValidator(_listed)
+    ] = (
         "pairs",
         "instructions",
         "text",
@@ -256,12 +257,7 @@ class DatasetConfig(_Model):
     test_share: float = Field(0.1, ge=0, lt=1)
     min_tokens: int = Field(16, ge=1)
     stale_above: float = Field(0.05, gt=0, le=1, description="share contradicted that means stale")
-    licences: tuple[str, ...] = Field((), description="only these SPDX names; all when empty")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists(cls, data: Any) -> Any:
-        return _listify(data, "sources", "recipes", "licences")
+    licences: Texts = Field((), description="only these SPDX names; all when empty")
 
 
 class Config(_Model):
@@ -393,13 +389,6 @@ def expand(value: str, *, where: str) -> str:
         return found
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
-
-
-def _listify(data: Any, *names: str) -> Any:
-    """Let one string stand for a list of one."""
-    if not isinstance(data, dict):
-        return data
-    return {k: [v] if k in names and isinstance(v, str) else v for k, v in data.items()}
 
 
 def _explain(item: Any, node: yaml.Node | None, name: str) -> str:

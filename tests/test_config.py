@@ -35,6 +35,8 @@ def test_a_good_file_becomes_frozen_values():
     """One string stands for a list of one, durations are read, and nothing can be changed."""
     found = config.parse(GOOD.encode())
     assert found.sources["rows"].key == ("id",)
+    one = GOOD.replace("root: docs", "root: docs\n    glob: '*.md'\n    labels: public")
+    assert config.parse(one.encode()).sources["docs"].glob == ("*.md",)
     assert found.sources["docs"].freshness == timedelta(hours=6)
     with pytest.raises(ValueError, match="frozen"):
         found.name = "other"

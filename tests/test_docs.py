@@ -14,13 +14,13 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def test_the_readme_has_the_one_table_of_exit_codes():
     """The table in the README and the one in --help cannot drift apart."""
-    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.M))
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.MULTILINE))
     assert {int(code): text for code, text in rows.items()} == EXIT_CODES
 
 
 def test_the_readmes_configuration_is_valid():
     """Whoever copies the example gets a working file."""
-    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert blocks
     for block in blocks:
         assert set(config.parse(block.encode()).sources) == {"handbook", "products", "tickets"}
@@ -33,7 +33,7 @@ def test_every_command_of_the_readme_exists():
     named = set(
         re.findall(
             r"\bheadwater ([a-z][a-z-]+)",
-            "\n".join(re.findall(r"`[^`]+`|```.*?```", README, flags=re.S)),
+            "\n".join(re.findall(r"`[^`]+`|```.*?```", README, flags=re.DOTALL)),
         )
     )
     assert named - set(cli.commands) - {"keeps"} == set()

@@ -51,7 +51,8 @@ def assert_quiet(base: Any, sources: int = 1) -> None:
 @pytest.mark.slow
 def test_eips_embed_every_text_once(corpora: Path, make_base: Callable[..., Any]) -> None:
     """Nine quarters of a documentation repository: each distinct chunk text is embedded once."""
-    base = make_base({"eips": {"kind": "documents", "root": "eips"}})
+    # Every second proposal, for time.
+    base = make_base({"eips": {"kind": "documents", "root": "eips", "glob": ["**/*[02468].md"]}})
     embedded = expected = 0
     for revision in range(30, 39):
         replay(corpora).show(corpora / "eips", revision, base.root / "eips")
@@ -63,7 +64,7 @@ def test_eips_embed_every_text_once(corpora: Path, make_base: Callable[..., Any]
         assert base.live()["eips"] == texts, f"revision {revision}"
         embedded, expected = embedded + report.embedded, expected + new
         assert_quiet(base)
-    assert embedded == expected > 4000
+    assert embedded == expected > 2000
     assert embedded / expected == 1.0
     assert len(list(base.store.chain())) == 9
     found = base.verify()
