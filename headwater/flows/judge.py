@@ -127,13 +127,7 @@ def judge(
     )
     return Judged(
         changes=changes,
-        state=replace(
-            expected_state(kb, intake.source, suite),
-            # While deletions wait, the source must list everything again: a "not modified" would
-            # confirm what it no longer holds.
-            watermark=(state.watermark if state else None) if withheld else intake.end.watermark,
-            hold=state.hold if state else "",
-        ),
+        state=_next_state(kb, intake, suite, state, withheld=withheld),
         suite=suite,
         refused=pa.concat_tables([rows, standing]),
         cleared_keys=_cleared(intake, quarantine),
@@ -172,6 +166,22 @@ def judge_removed(
         withheld=len(removed),
         note="no longer in headwater.yaml; its documents are still served",
     )
+
+
+def _next_state(
+    kb: KnowledgeBase, intake: Intake, suite: Suite, state: SourceState | None, *, withheld: int
+) -> SourceState:
+    """What the next snapshot remembers of the source."""
+    expected = expected_state(kb, intake.source, suite)
+    if state is None:
+        return replace(expected, watermark=intake.end.watermark)
+    if not intake.end.complete:
+        # New expectations or labels hold for a source only once all of its records met them.
+        expected = replace(expected, suite_sha256=state.suite_sha256, labels=state.labels)
+    # While deletions wait, the source must list everything again: a "not modified" would confirm
+    # what it no longer holds.
+    watermark = state.watermark if withheld else intake.end.watermark
+    return replace(expected, watermark=watermark, hold=state.hold)
 
 
 def _guarded(

@@ -556,6 +556,17 @@ def test_labels_reach_every_document_and_embed_nothing(base: Any) -> None:
     assert not base.refresh(observed_at=at(3)).published
 
 
+def test_new_labels_hold_once_every_document_has_them(base: Any) -> None:
+    """A refresh of one key after a change of labels does not hide the others from the next one."""
+    notes(base, one="The pump.", two="The valve.")
+    base.refresh()
+    base.configure({"docs": {"kind": "documents", "root": "docs", "labels": ["public"]}})
+    assert base.refresh(sources=("docs",), keys=("one.md",)).sources[0].touched == 1
+    assert base.refresh().sources[0].touched == 1
+    with Retriever.open(base.root) as retriever:
+        assert {hit.labels for hit in retriever.search("pump valve")} == {("public",)}
+
+
 def test_another_chunk_size_cuts_everything_anew(base: Any) -> None:
     """A changed chunk size takes hold of every document; the past keeps its own chunks."""
     one = " ".join(f"word{number} of the pump." for number in range(120))
