@@ -202,4 +202,26 @@ def schedule(kb_path: Path, once: bool) -> int:
     return 0
 
 
-CHANGE = (init, plan, refresh, backfill, approve_deletes, rollback, publish, schedule)
+@click.command()
+@kb_option
+@json_option
+def repair(kb_path: Path, as_json: bool) -> int:
+    """Make damaged objects again where they are derived. Exits with 6 if something is lost.
+
+    A rebuilt object counts only if it has the very bytes that its name promises. Versions, contents
+    and the quarantine cannot be derived: restore them from a backup.
+    """
+    from headwater.cli.render import show_repair
+    from headwater.flows.repair import repair as heal
+
+    with progress_bars(quiet=as_json) as progress:
+        found = heal(
+            open_kb(kb_path),
+            open_store(kb_path),
+            progress=lambda done, total: progress("repair", done, total),
+        )
+    print_json(found.as_dict()) if as_json else show_repair(found)
+    return 0 if found.ok else 6
+
+
+CHANGE = (init, plan, refresh, backfill, approve_deletes, rollback, publish, repair, schedule)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from headwater.flows.freshness import SourceFreshness
+    from headwater.flows.repair import Repair
     from headwater.flows.report import RefreshReport
     from headwater.retrieval import Hit
     from headwater.retrieval.datasets.emission import Emission
@@ -234,3 +235,17 @@ def show_verification(found: Verification) -> None:
         f"{verdict}: {found.snapshots} snapshots, {found.objects} objects, "
         f"{found.bytes / 1e6:.1f} MB ({how})"
     )
+
+
+def show_repair(found: Repair) -> None:
+    """What was healed, and what was not."""
+    out = _out()
+    for name in found.healed:
+        out.print(f"healed objects/{name}", style=_GOOD)
+    for name in found.dropped:
+        out.print(f"dropped objects/{name}: a part of the embedding cache", style="yellow")
+    for name, why in found.lost.items():
+        out.print(f"lost objects/{name}: {escape(why)}", style=_BAD)
+    if found.ok:
+        changed = found.healed or found.dropped
+        out.print("ok: nothing is damaged any more" if changed else "ok: nothing was damaged")

@@ -188,8 +188,8 @@ def _with_history(
         for c in step.changes
         if c
     ]
-    versions = _put(objects, [v for v, _ in rows], VERSIONS, "versions.parquet")
-    closures = _put(objects, [c for _, c in rows], CLOSURES, "closures.parquet")
+    versions = put_rows(objects, [v for v, _ in rows], VERSIONS, "versions.parquet")
+    closures = put_rows(objects, [c for _, c in rows], CLOSURES, "closures.parquet")
     quarantine = None
     if step.quarantine.num_rows:
         quarantine = objects.put_table(step.quarantine, "quarantine.parquet")
@@ -215,8 +215,8 @@ def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutte
     contents, chunks = cut_contents(_new_contents(step, known), cutter)
     draft = replace(
         draft,
-        contents=(*draft.contents, *_put(objects, [contents], CONTENTS, "contents.parquet")),
-        chunks=(*draft.chunks, *_put(objects, [chunks], CHUNKS, "chunks.parquet")),
+        contents=(*draft.contents, *put_rows(objects, [contents], CONTENTS, "contents.parquet")),
+        chunks=(*draft.chunks, *put_rows(objects, [chunks], CHUNKS, "chunks.parquet")),
     )
     if parent is None or parent.chunker == cutter.name:
         return draft
@@ -225,7 +225,7 @@ def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutte
         table = query(connection, "select content_hash, text from contents")
     texts = dict(zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
     _, chunks = cut_contents(texts, cutter)
-    return replace(draft, chunks=tuple(_put(objects, [chunks], CHUNKS, "chunks.parquet")))
+    return replace(draft, chunks=tuple(put_rows(objects, [chunks], CHUNKS, "chunks.parquet")))
 
 
 def _table_checks(
@@ -242,9 +242,10 @@ def _table_checks(
     return checks
 
 
-def _put(
+def put_rows(
     objects: ObjectStore, tables: Sequence[pa.Table], schema: pa.Schema, kind: str
 ) -> list[ObjectEntry]:
+    """Store rows of history as one object; none, when there are no rows."""
     table = pa.concat_tables([schema.empty_table(), *tables])
     if not table.num_rows:
         return []

@@ -176,6 +176,29 @@ def is_current(kb: KnowledgeBase, parent: Manifest) -> bool:
     )
 
 
+def cutter_of(manifest: Manifest, objects: ObjectStore) -> Cutter | None:
+    """The cutter that made a snapshot's chunks, or None when this version cannot cut like it."""
+    chunker, _, rest = manifest.chunker.partition(":")
+    low, _, limit = rest.partition(":")[0].partition("-")
+    if chunker != CHUNKER_ID or manifest.encoder is None or not (low.isdigit() and limit.isdigit()):
+        return None
+    tokenizer = objects.path(manifest.encoder.files["tokenizer"]).read_bytes()
+    return Cutter(Tokenizer(tokenizer), int(limit), int(low), manifest.chunker)
+
+
+def export_again(encoder: Encoder, objects: ObjectStore, *, root: Path) -> Encoder:
+    """Export the model of a snapshot once more; the same model gives the same objects.
+
+    Raises:
+        ModelError: this machine does not have that very model.
+    """
+    folder = resolve(encoder.model, root=root)
+    space = space_of(folder, model=encoder.model)
+    if space.fingerprint != encoder.fingerprint:
+        raise ModelError("This machine holds another version of the model", obj=encoder.model)
+    return _exported(folder, space, objects)
+
+
 def _limits(kb: KnowledgeBase, encoder: Encoder) -> tuple[int, int]:
     """The smallest and largest chunk, in tokens."""
     wanted = kb.config.chunking
