@@ -101,12 +101,31 @@ def _pdf(pages: list[list[str]], outline: list[tuple[str, int]] = (), title: str
 
 
 def test_front_matter_becomes_metadata_and_leaves_the_text() -> None:
-    """Scalars of the front matter are metadata, dates as ISO text; its title wins."""
+    """Scalars, and lists of them, are metadata, dates as ISO text; its title wins."""
     page = "---\ntitle: Own\ndate: 2024-05-06\nn: 3\ntags: [a, b]\nempty:\n---\n\n# Other\n\nbody\n"
     parsed = _parse("markdown", page)
     assert parsed.text == "# Other\n\nbody"
     assert parsed.title == "Own"
-    assert parsed.metadata == {"title": "Own", "date": "2024-05-06", "n": 3}
+    assert parsed.metadata == {"title": "Own", "date": "2024-05-06", "n": 3, "tags": ["a", "b"]}
+
+
+def test_tables_of_the_front_matter_are_part_of_the_text() -> None:
+    """A table of releases is what such a page is about; it must be found."""
+    table = "releases:\n  - {cycle: '3.1', eol: 2027-01-02, lts: true}\n  - cycle: '3.0'\nlinks:\n  home: /x\n"
+    parsed = _parse("markdown", f"---\ntitle: Own\n{table}---\nbody\n")
+    assert parsed.text == (
+        "body\n\nreleases[0].cycle: 3.1\nreleases[0].eol: 2027-01-02\nreleases[0].lts: True"
+        "\n\nreleases[1].cycle: 3.0\n\nlinks.home: /x"
+    )
+    assert _parse("markdown", f"---\n{table}---\n").text.startswith("releases[0].cycle")
+
+
+@pytest.mark.parametrize("leaf", ["[{a: lol}]", "[{}]"])
+def test_aliases_that_never_end_are_text(leaf: str) -> None:
+    """A short block that expands without end costs little and loses nothing."""
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    page = f"---\nl0: &l0 {leaf}\n{levels}---\nbody"
+    assert _parse("markdown", page).text == page
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Format:
 
 
 FORMATS = (
-    Format("markdown", ("md", "markdown"), 1, "text", "parse_markdown"),
+    Format("markdown", ("md", "markdown"), 2, "text", "parse_markdown"),
     Format("rst", ("rst",), 1, "text", "parse_rst"),
     Format("text", ("txt", "text", ""), 1, "text", "parse_text"),
     Format("csv", ("csv",), 1, "structured", "parse_csv"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from headwater.errors import ParseError
 from headwater.flows.sources.parsing import ParsedDocument
 
+_TABLES_LIMIT = 1_000_000
 _FRONT_MATTER_LIMIT = 64_000
 # UTF-32 before UTF-16: the little-endian mark of the latter starts that of the former.
 _MARKS = (
@@ -68,34 +69,41 @@ def parse_text(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
 def parse_markdown(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     """Markdown, as it is, without its front matter.
 
-    The scalar fields of the front matter become metadata, dates as ISO text; `title` wins over the
-    first heading. Front matter that is no YAML mapping stays part of the text.
+    Scalars of the front matter, and lists of them, become metadata, dates as ISO text; `title` wins
+    over the first heading. Its tables (mappings, and lists of them) are knowledge: they follow the
+    text as `path: value` lines. Front matter that is no YAML mapping stays part of the text.
     """
     text = decode(data, name=name, encoding=encoding)
-    metadata, body = split_front_matter(text)
+    metadata, tables, body = split_front_matter(text)
     title = metadata.get("title")
+    parts = [part for part in (body.strip("\n"), *tables) if part.strip()]
     return ParsedDocument(
-        body.strip("\n"), str(title) if title is not None else first_heading(body), metadata
+        "\n\n".join(parts), str(title) if title is not None else first_heading(body), metadata
     )
 
 
-def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The scalar fields between two `---` lines at the top, and the text after them."""
+def split_front_matter(text: str) -> tuple[dict[str, Any], list[str], str]:
+    """What stands between two `---` lines at the top, and the text after them.
+
+    Returns:
+        scalars and lists of scalars by name, blocks of `path: value` lines, and the text.
+    """
+    nothing: tuple[dict[str, Any], list[str], str] = ({}, [], text)
     if not text.startswith("---"):
-        return {}, text
+        return nothing
     head, _, rest = text.partition("\n")
     if head.rstrip() != "---":
-        return {}, text
+        return nothing
     size = 0
     for line in _lines(rest):
         end = size + len(line) + 1
         if line.rstrip() in ("---", "..."):
             fields = _fields(rest[:size])
-            return ({}, text) if fields is None else (fields, rest[end:])
+            return nothing if fields is None else (*fields, rest[end:])
         size = end
         if size > _FRONT_MATTER_LIMIT:
             break
-    return {}, text
+    return nothing
 
 
 def first_heading(text: str) -> str | None:
@@ -183,17 +191,51 @@ def _is_adornment(line: str) -> bool:
     return len(line) > 1 and line[0] in _ADORNMENTS and line == line[0] * len(line)
 
 
-def _fields(block: str) -> dict[str, Any] | None:
-    """The scalars of a YAML mapping, None when `block` is none."""
+def _fields(block: str) -> tuple[dict[str, Any], list[str]] | None:
+    """The fields of a YAML mapping and its tables, None when `block` is none or has no end."""
     try:
         # The C loader overflows the stack on nested brackets; this one raises RecursionError.
         values = yaml.load(block, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     if not isinstance(values, Mapping):
-        return None if values is not None else {}
-    scalars = {str(key): _scalar(value) for key, value in values.items()}
-    return {key: value for key, value in scalars.items() if value is not None}
+        return None if values is not None else ({}, [])
+    fields: dict[str, Any] = {}
+    tables: list[str] = []
+    for key, value in values.items():
+        kept = [_scalar(item) for item in value] if isinstance(value, list) else _scalar(value)
+        if isinstance(kept, list) and any(isinstance(item, list | dict) for item in value):
+            tables += _blocks(f"{key}", enumerate(value))
+        elif isinstance(value, dict):
+            tables += _blocks(f"{key}", [(None, value)])
+        elif kept is not None and kept != []:
+            fields[str(key)] = kept
+        if sum(map(len, tables)) > _TABLES_LIMIT:
+            # Aliases can make a short block endless; then it is text like any other.
+            return None
+    return fields, tables
+
+
+def _blocks(name: str, items: Iterable[tuple[int | None, object]]) -> Iterator[str]:
+    """A block of lines per item of a table, without recursion and not endless."""
+    for number, item in items:
+        path = name if number is None else f"{name}[{number}]"
+        stack: list[tuple[str, object]] = [(path, item)]
+        lines: list[str] = []
+        size = 0
+        while stack and size <= _TABLES_LIMIT:
+            path, value = stack.pop()
+            size += len(path)
+            if isinstance(value, dict):
+                stack += [(f"{path}.{key}", inner) for key, inner in reversed(value.items())]
+            elif isinstance(value, list):
+                numbered = [(f"{path}[{at}]", inner) for at, inner in enumerate(value)]
+                stack += reversed(numbered)
+            elif (scalar := _scalar(value)) is not None and scalar != "":
+                lines.append(f"{path}: {scalar}")
+                size += len(lines[-1])
+        # Not yielding what was cut short: the caller measures the blocks and gives up.
+        yield "\n".join(lines) if size <= _TABLES_LIMIT else " " * size
 
 
 def _scalar(value: object) -> str | int | float | bool | None:
