@@ -191,6 +191,10 @@ def _is_adornment(line: str) -> bool:
     return len(line) > 1 and line[0] in _ADORNMENTS and line == line[0] * len(line)
 
 
+class _EndlessError(Exception):
+    """Aliases made a short block endless; it is text like any other then."""
+
+
 def _fields(block: str) -> tuple[dict[str, Any], list[str]] | None:
     """The fields of a YAML mapping and its tables, None when `block` is none or has no end."""
     try:
@@ -204,14 +208,14 @@ def _fields(block: str) -> tuple[dict[str, Any], list[str]] | None:
     tables: list[str] = []
     for key, value in values.items():
         kept = [_scalar(item) for item in value] if isinstance(value, list) else _scalar(value)
-        if isinstance(kept, list) and any(isinstance(item, list | dict) for item in value):
-            tables += _blocks(f"{key}", enumerate(value))
-        elif isinstance(value, dict):
-            tables += _blocks(f"{key}", [(None, value)])
-        elif kept is not None and kept != []:
-            fields[str(key)] = kept
-        if sum(map(len, tables)) > _TABLES_LIMIT:
-            # Aliases can make a short block endless; then it is text like any other.
+        try:
+            if isinstance(kept, list) and any(isinstance(item, list | dict) for item in value):
+                tables += _blocks(f"{key}", enumerate(value))
+            elif isinstance(value, dict):
+                tables += _blocks(f"{key}", [(None, value)])
+            elif kept is not None and kept != []:
+                fields[str(key)] = kept
+        except _EndlessError:
             return None
     return fields, tables
 
@@ -223,7 +227,7 @@ def _blocks(name: str, items: Iterable[tuple[int | None, object]]) -> Iterator[s
         stack: list[tuple[str, object]] = [(path, item)]
         lines: list[str] = []
         size = 0
-        while stack and size <= _TABLES_LIMIT:
+        while stack:
             path, value = stack.pop()
             size += len(path)
             if isinstance(value, dict):
@@ -234,8 +238,9 @@ def _blocks(name: str, items: Iterable[tuple[int | None, object]]) -> Iterator[s
             elif (scalar := _scalar(value)) is not None and scalar != "":
                 lines.append(f"{path}: {scalar}")
                 size += len(lines[-1])
-        # Not yielding what was cut short: the caller measures the blocks and gives up.
-        yield "\n".join(lines) if size <= _TABLES_LIMIT else " " * size
+            if size > _TABLES_LIMIT:
+                raise _EndlessError
+        yield "\n".join(lines)
 
 
 def _scalar(value: object) -> str | int | float | bool | None:
