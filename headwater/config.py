@@ -260,6 +260,32 @@ class DatasetConfig(_Model):
     licences: Texts = Field((), description="only these SPDX names; all when empty")
 
 
+class RetentionConfig(_Model):
+    """How long past snapshots stay: all of late, then the newest of each hour, day and month.
+
+    The current snapshot, its parent, tags, pins and what released datasets were cut from stay
+    whatever this says.
+    """
+
+    all_for: Duration = Field(timedelta(days=1), description="every snapshot, for this long")
+    hourly_for: Duration = Field(timedelta(days=7), description="one an hour, for this long")
+    daily_for: Duration = Field(timedelta(days=90), description="one a day, for this long")
+    monthly_for: Duration | None = Field(
+        None, description="one a month, for this long; for ever when left out"
+    )
+    grace: Duration = Field(
+        timedelta(hours=1), description="from marking an object until it is deleted"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RetentionConfig:
+        tiers = (self.all_for, self.hourly_for, self.daily_for, self.monthly_for)
+        spans = [span for span in tiers if span is not None]
+        if spans != sorted(spans):
+            raise ValueError("expected all_for <= hourly_for <= daily_for <= monthly_for")
+        return self
+
+
 class Config(_Model):
     """A knowledge base."""
 
@@ -273,6 +299,7 @@ class Config(_Model):
     on_source_error: Literal["continue", "stop"] = "continue"
     chunking: ChunkingConfig = ChunkingConfig()
     index: IndexConfig = IndexConfig()
+    retention: RetentionConfig = RetentionConfig()
     datasets: dict[Annotated[str, Field(pattern=_NAME)], DatasetConfig] = {}
 
 
@@ -427,6 +454,7 @@ def _suggest(key: str) -> str:
 
     models: tuple[type[_Model], ...] = (
         *(Config, ChunkingConfig, IndexConfig, DatasetConfig, Schedule, DeletionGuard, Pagination),
+        RetentionConfig,
         *BUILT_IN.values(),
     )
     names = {name for model in models for name in model.model_fields}

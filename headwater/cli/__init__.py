@@ -15,6 +15,9 @@ import click
 from headwater import __version__
 from headwater.cli.ask import ASK
 from headwater.cli.change import CHANGE
+from headwater.cli.explore import EXPLORE
+from headwater.cli.keep import KEEP
+from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(
@@ -35,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK):
+for command in (*CHANGE, *ASK, *EXPLORE, *TRAIL, *KEEP):
     cli.add_command(command)
 
 

@@ -224,4 +224,51 @@ def repair(kb_path: Path, as_json: bool) -> int:
     return 0 if found.ok else 6
 
 
-CHANGE = (init, plan, refresh, backfill, approve_deletes, rollback, publish, repair, schedule)
+@click.command()
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@kb_option
+@json_option
+def backup(target: Path, kb_path: Path, as_json: bool) -> int:
+    """Copy the store to DIR, or add to the copy there what is new. Refreshes may go on meanwhile."""
+    from headwater.cli.render import show_backup
+    from headwater.storage.backup import backup as copy
+
+    with progress_bars(quiet=as_json) as progress:
+        found = copy(
+            open_store(kb_path),
+            target,
+            progress=lambda done, total: progress("backup", done, total),
+        )
+    print_json(found.as_dict()) if as_json else show_backup(found)
+    return 0
+
+
+@click.command()
+@click.argument("source", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@kb_option
+@json_option
+def restore(source: Path, kb_path: Path, as_json: bool) -> int:
+    """Make the store again from the backup in DIR. Never overwrites one that is there."""
+    from headwater.cli.render import show_backup
+    from headwater.storage.backup import restore as copy
+
+    root = open_kb(kb_path).store
+    with progress_bars(quiet=as_json) as progress:
+        found = copy(source, root, progress=lambda done, total: progress("restore", done, total))
+    print_json(found.as_dict()) if as_json else show_backup(found)
+    return 0
+
+
+CHANGE = (
+    init,
+    plan,
+    refresh,
+    backfill,
+    approve_deletes,
+    rollback,
+    publish,
+    repair,
+    backup,
+    restore,
+    schedule,
+)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import math
 import textwrap
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from headwater.flows.freshness import SourceFreshness
     from headwater.flows.repair import Repair
     from headwater.flows.report import RefreshReport
     from headwater.retrieval import Hit
     from headwater.retrieval.datasets.emission import Emission
     from headwater.retrieval.datasets.status import DatasetStatus
+    from headwater.storage.audit import AuditEntry, AuditVerification
+    from headwater.storage.backup import Backup
     from headwater.storage.history import Diff, LogEntry
+    from headwater.storage.lineage import VersionSpan
     from headwater.storage.store import Store
+    from headwater.storage.vacuum import VacuumPlan
     from headwater.storage.verify import Verification
 
 _COUNTS = ("listed", "added", "changed", "touched", "renamed", "removed", "withheld", "refused")
@@ -158,8 +169,10 @@ def show_log(entries: Sequence[LogEntry]) -> None:
     table = _table("snapshot", "observed at", "cause", *counts, right=counts)
     for entry in entries:
         cause = f"{entry.cause} to {entry.restores}" if entry.restores else entry.cause
+        cause += "".join(f", tag {tag}" for tag in entry.tags) + ", expired" * entry.expired
         numbers = [str(getattr(entry, name)) for name in counts]
-        table.add_row(entry.name, _when(entry.observed_at), cause, *numbers)
+        style = _DIM if entry.expired else ""
+        table.add_row(entry.name, _when(entry.observed_at), cause, *numbers, style=style)
     _out().print(table)
 
 
@@ -249,3 +262,153 @@ def show_repair(found: Repair) -> None:
     if found.ok:
         changed = found.healed or found.dropped
         out.print("ok: nothing is damaged any more" if changed else "ok: nothing was damaged")
+
+
+def show_audit(entries: Sequence[AuditEntry]) -> None:
+    """Lines of the audit log, newest first."""
+    table = _table("line", "at", "actor", "action", "snapshot", "detail", right=("line",))
+    for entry in entries:
+        detail = ", ".join(f"{name} {_plain(value)}" for name, value in entry.detail.items())
+        style = "yellow" if entry.action in ("override", "recovered") else ""
+        actor, action = escape(entry.actor), escape(entry.action)
+        row = (str(entry.seq), entry.at[:19] + "Z", actor, action, entry.snapshot)
+        table.add_row(*row, escape(detail), style=style)
+    _out().print(table if entries else "the audit log is empty")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={part}" for name, part in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def show_audit_verification(found: AuditVerification) -> None:
+    """Whether the audit log is whole."""
+    out = _out()
+    for problem in found.problems:
+        out.print(escape(problem), style=_BAD)
+    verdict = f"[{_GOOD}]ok[/]" if found.ok else f"[{_BAD}]{len(found.problems)} problems[/]"
+    out.print(f"{verdict}: {found.entries} lines, from {found.begins or 'nothing'}")
+    out.print(f"head {found.head}", style=_DIM)
+
+
+def show_backup(found: Backup) -> None:
+    """What was copied where."""
+    _out().print(
+        f"{found.target} holds {found.snapshot}: {found.copied} objects copied "
+        f"({found.bytes / 1e6:.1f} MB), {found.kept} were there"
+    )
+
+
+def show_history(found: Sequence[VersionSpan]) -> None:
+    """The versions of one document, oldest first."""
+    table = _table("known from", "until", "began", "ended", "key", "content", "title", "version")
+    for span in found:
+        origin = f" (was {span.renamed_from})" if span.began == "renamed" else ""
+        table.add_row(
+            f"{_when(span.known_from)} ({span.from_seq})",
+            f"{_when(span.known_until)} ({span.until_seq})" if span.known_until else "now",
+            span.began,
+            span.ended or "live",
+            escape(span.key + origin),
+            span.content_hash[:12],
+            escape(textwrap.shorten(span.title or "", 40, placeholder=" …")),
+            span.version_id,
+            style="" if span.ended else _GOOD,
+        )
+    _out().print(table)
+
+
+def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a result as JSON knows them: times as text, bytes as hex, no NaN."""
+    return [{name: _json(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(name): _json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def show_rows(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """The result of a query; long texts shortened."""
+    out = _out()
+    if names in (["explain_key", "explain_value"], ["analyzed_key", "analyzed_value"]):
+        out.print(*(escape(row["explain_value"]) for row in rows), sep="\n")
+        return
+    cells = [
+        [textwrap.shorten(_cell(row[name]), 80, placeholder=" …") for name in names] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    if rows and sum(widths) + len(names) > out.width:
+        _show_records(out, names, cells)
+    else:
+        numeric = [n for n in names if all(isinstance(row[n], int | float | None) for row in rows)]
+        table = _table(*map(escape, names), right=[escape(n) for n in numeric if rows])
+        for line in cells:
+            table.add_row(*map(escape, line))
+        out.print(table)
+    out.print(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}", style=_DIM)
+
+
+def _show_records(out: Console, names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """One line per value: for rows that are too wide to stand on one line."""
+    width = max(map(len, names))
+    for number, line in enumerate(cells, start=1):
+        out.print(f"row {number}", style="bold")
+        for name, cell in zip(names, line, strict=True):
+            out.print(f"  {escape(name.ljust(width))}  {escape(cell)}")
+
+
+def show_csv(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """The result of a query as CSV (RFC 4180, with a header); lists and structures as JSON."""
+    lines = io.StringIO()
+    writer = csv.writer(lines)
+    writer.writerow(names)
+    writer.writerows([_cell(row[name]) for name in names] for row in rows)
+    click.echo(lines.getvalue(), nl=False)
+
+
+def show_tags(found: Mapping[str, str]) -> None:
+    """Tags and what they name."""
+    table = _table("tag", "snapshot")
+    for name, snapshot in found.items():
+        table.add_row(name, snapshot)
+    _out().print(table if found else "there is no tag yet: headwater tag NAME")
+
+
+def show_vacuum(plan: VacuumPlan, *, dry_run: bool, grace: timedelta) -> None:
+    """What went, what goes later, by kind."""
+    from headwater.config import format_duration
+    from headwater.storage.vacuum import by_kind
+
+    out = _out()
+    shown = {"now": plan.deleted, "marked": plan.marked, "waiting": plan.waiting}
+    if any(shown.values()):
+        table = _table("kind", *(f"{name} MB" for name in shown), "objects", right=("objects",))
+        kinds = {name: by_kind(objects) for name, objects in shown.items()}
+        for kind in sorted({kind for found in kinds.values() for kind in found}):
+            lines = [found.get(kind, {"objects": 0, "bytes": 0}) for found in kinds.values()]
+            sizes = [f"{line['bytes'] / 1e6:.3f}" if line["objects"] else "·" for line in lines]
+            table.add_row(kind, *sizes, str(sum(line["objects"] for line in lines)))
+        out.print(table)
+    would = "would expire" if dry_run else "expired"
+    out.print(f"{len(plan.expired)} snapshots {would}, {plan.kept} are kept")
+    out.print(
+        f"{plan.freed / 1e6:.3f} MB {'would be freed' if dry_run else 'freed'} now; "
+        f"{plan.to_free / 1e6:.3f} MB more by a run after the grace of {format_duration(grace)}"
+    )

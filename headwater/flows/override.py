@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 
+from headwater.storage.audit import actor
 from headwater.storage.manifest import format_time
 from headwater.storage.runlog import RunLog, SourceRun
 from headwater.storage.store import Store, new_run_id
 
 
 def publish_candidate(store: Store, candidate: str, *, override: bool) -> None:
-    """Publish `candidate`; the run log records who overrode which gate.
+    """Publish `candidate`; the audit log and the run log record who overrode which gate.
 
     Raises:
         NotFoundError: no such candidate.
@@ -33,6 +33,6 @@ def publish_candidate(store: Store, candidate: str, *, override: bool) -> None:
                 finished_at=now,
                 live=state.documents,
                 snapshot=candidate,
-                note=f"published by {getpass.getuser()} although these gates failed: {failed}",
+                note=f"published by {actor()} although these gates failed: {failed}",
             )
         )

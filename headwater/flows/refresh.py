@@ -100,6 +100,7 @@ class RefreshRun:
         self.run_id = new_run_id()
         self.store = Store.create(kb.store)
         self.store.sweep()
+        self.store.recover()
         self._encoding = encoding
         self._sources = dict(sources or {})
         self._progress = progress
@@ -213,7 +214,9 @@ class RefreshRun:
             self._embedded += draft.embedded
             name = self.store.write_candidate(draft.manifest)
             if not draft.manifest.failed_gates():
-                self.store.publish(name, claims=tuple(self._claims.values()))
+                self.store.publish(
+                    name, claims=tuple(self._claims.values()), detail=self._allowed()
+                )
                 published = True
         if dry_run:
             return self._report(pulls, judged, step, dry_run=True)
@@ -336,6 +339,15 @@ class RefreshRun:
         """Whether a rollback put the source on hold and this run does not release it."""
         state = self._state(name)
         return bool(state and state.hold) and name not in self.options.release
+
+    def _allowed(self) -> dict[str, object]:
+        """What a person allowed this run, for the audit log."""
+        given = {
+            "approved_deletes": dict(self.options.approved),
+            "release": list(self.options.release),
+            "new_model": self.options.new_model,
+        }
+        return {name: value for name, value in given.items() if value}
 
     def _orphans(self) -> list[str]:
         """Sources that the store holds and the configuration no longer names."""

@@ -32,6 +32,8 @@ from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.history import live_texts
 from headwater.storage.manifest import Encoder, Manifest, Segment
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
+from headwater.storage.retention import needed_objects
+from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 from headwater.storage.tables import CHUNKS
 
@@ -63,7 +65,8 @@ class Repair:
 
 def damaged_objects(store: Store) -> dict[str, ObjectEntry]:
     """Every object of the chain, and of the embedding cache, whose bytes are not what they were."""
-    entries = {e.name: e for manifest in store.chain() for e in manifest.objects()}
+    chain, retired = list(store.chain()), read_retired(store.root)
+    entries = needed_objects((m for m in chain if m.name() not in retired), chain)
     entries |= {e.name: e for e, _ in store.objects.listing() if e.kind == EMBEDDINGS}
     found = {}
     for name, entry in entries.items():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headwater.errors import CorruptObjectError, StorageUnavailableError
+from headwater.storage import files
 from headwater.storage.objects import ObjectEntry, ObjectStore
 
 GRAPH = "graph.hnsw"
@@ -63,7 +64,8 @@ def build_graph(
         if progress:
             progress(stop, rows)
     draft = objects.draft(GRAPH)
-    index.save_index(str(draft))
+    with files.library_write(draft):
+        index.save_index(str(draft))
     problem = graph_problem(draft, vectors) if draft.is_file() else "there is no file"
     if problem:
         raise StorageUnavailableError(

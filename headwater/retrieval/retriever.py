@@ -22,6 +22,7 @@ from headwater.retrieval.hits import Hit
 from headwater.retrieval.snapshot_view import Loaded, SnapshotView
 from headwater.retrieval.verification import Verification
 from headwater.storage.manifest import Encoder, Manifest, format_time
+from headwater.storage.pins import Lease
 from headwater.storage.store import Store
 
 if TYPE_CHECKING:
@@ -38,12 +39,16 @@ class Retriever:
     """Searches a knowledge base, and follows what is published.
 
     Safe to share between threads, and across a fork: the child opens its own files at its first
-    search. Nothing is ever written, so a read-only store will do. Make one with `open`.
+    search. Nothing is written unless `open` is asked for a pin, so a read-only store will do. Make
+    one with `open`.
     """
 
-    def __init__(self, root: Path, *, as_of: str | None, encoder: TextEncoder | None) -> None:
+    def __init__(
+        self, root: Path, *, as_of: str | None, encoder: TextEncoder | None, pin: bool = False
+    ) -> None:
         self._root = root
         self._as_of = as_of
+        self._pins = pin
         self._given = encoder
         self._given_space: str | None = None
         self._current: SnapshotView | None = None
@@ -59,13 +64,18 @@ class Retriever:
         *,
         as_of: str | datetime | None = None,
         encoder: TextEncoder | None = None,
+        pin: bool = False,
     ) -> Retriever:
         """Open a knowledge base for searching.
 
         Args:
             path: the knowledge base's folder, or its store.
-            as_of: stay on this snapshot: a name, a number or a time; None follows what is current.
+            as_of: stay on this snapshot: a name, a number, a tag or a time; None follows what is
+                current.
             encoder: embeds the queries, in place of the one in the snapshot.
+            pin: keep a vacuum from the snapshot that is served, by a lease in the store that lasts
+                an hour after a search. Where the store is read-only, and without it, the vacuum's
+                grace must do.
 
         Raises:
             NotFoundError: there is no store, nothing is published, or no such snapshot.
@@ -73,8 +83,13 @@ class Retriever:
         """
         folder = Path(path)
         root = folder if (folder / "FORMAT").is_file() else folder / "store"
-        retriever = cls(root, as_of=_ref(as_of), encoder=encoder)
+        retriever = cls(root, as_of=_ref(as_of), encoder=encoder, pin=pin)
         view = retriever._pinned() or retriever._latest()
+        if retriever._lease:
+            retriever._lease.hold(view.name)
+            if as_of is not None:
+                # Asked again: it may have expired before the pin was there to be seen.
+                retriever._store.resolve(view.name)
         if view.manifest.encoder:
             retriever._given_space = view.manifest.encoder.fingerprint
         return retriever
@@ -103,7 +118,7 @@ class Retriever:
         Args:
             query: a question or some words.
             k: how many passages at most; fewer only where fewer are live and allowed.
-            as_of: search this snapshot instead: a name, a number or a time.
+            as_of: search this snapshot instead: a name, a number, a tag or a time.
             sources: only documents of these; None for all.
             max_staleness: only documents confirmed within this time: before now, or before the
                 snapshot's own time where a past one is searched.
@@ -124,6 +139,8 @@ class Retriever:
         ref = _ref(as_of)
         past = self._past(ref) if ref is not None else self._pinned()
         view = past or self._latest()
+        if self._lease and ref is None:
+            self._lease.hold(view.name)
         known_by = past.manifest.time if past else None
         verified = self._verification.last(view.manifest.sources, known_by=known_by)
         since = None
@@ -135,8 +152,10 @@ class Retriever:
         return view.search(vector, k, last_verified=verified, sources=sources, verified_since=since)
 
     def close(self) -> None:
-        """Let go of the files and the encoder. Searching again raises ConfigError."""
+        """Let go of the files, the encoder and the pin. Searching again raises ConfigError."""
         self._closed = True
+        if self._lease:
+            self._lease.release()
         self._current = self._pin = None
         self._views.clear()
         self._encoders.clear()
@@ -161,6 +180,7 @@ class Retriever:
         self._store = Store(self._root)
         self._loaded = Loaded(self._store.objects)
         self._verification = Verification(self._root)
+        self._lease = Lease(self._root) if self._pins else None
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._current = None
@@ -233,7 +253,7 @@ class Retriever:
 
     def _past(self, ref: str) -> SnapshotView:
         self._check_open()
-        at = (ref, self._store.current_name())
+        at = (ref, self._store.pointer(ref))
         name = self._names.get(at)
         manifest = None
         if name is None:
@@ -249,7 +269,7 @@ class Retriever:
         with self._lock:
             view = self._views.get(name)
             if view is None:
-                manifest = manifest or self._store.manifest(name)
+                manifest = manifest or self._store.resolve(name)
                 view = self._views[name] = SnapshotView(self._loaded, manifest, name)
             self._views.move_to_end(name)
             while len(self._views) > _PAST_VIEWS:

@@ -97,7 +97,7 @@ def write_vectors(objects: ObjectStore, hashes: np.ndarray, vectors: np.ndarray)
     ]
     batch = pa.record_batch(columns, names=["text_hash", "vector"])
     draft = objects.draft(VECTORS)
-    with files.translated(draft), pa.ipc.new_file(str(draft), batch.schema) as writer:
+    with files.library_write(draft), pa.ipc.new_file(str(draft), batch.schema) as writer:
         writer.write_batch(batch)
     return objects.adopt(draft, VECTORS, rows=rows)
 

@@ -34,7 +34,7 @@ class EmbeddingCache:
         self._entries: list[ObjectEntry] = []
         for entry, path in objects.listing():
             if entry.kind == EMBEDDINGS and self._is_ours(str(path)):
-                with suppress(CorruptObjectError):
+                with suppress(CorruptObjectError, FileNotFoundError):
                     self._remember(entry)
 
     def __contains__(self, text_hash: bytes) -> bool:

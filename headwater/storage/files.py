@@ -2,6 +2,9 @@
 
 Nothing becomes visible under its final name before its bytes are on the disk: write to a temporary
 file, fsync it, rename it, fsync the folder. A reader therefore sees a whole file or none.
+
+Each operation announces itself to `before`, if anybody listens: that is how the tests kill a run, or
+let the disk refuse, at every single step.
 """
 
 from __future__ import annotations
@@ -10,13 +13,24 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headwater.errors import BusyError, NotFoundError, StorageUnavailableError
 
 _CHUNK = 1 << 20
+
+before: Callable[[str, Path], None] | None = None
+"""Called with (operation, path) before each mutating operation; None but in tests. It may raise an
+`OSError`, as the operating system would. Operations: `create`, `write`, `library` (a library wrote
+the file; nothing of it is synced), `fsync`, `mkdir`, `rename`, `fsync-folder`, `append`, `cut`,
+`unlink`, `rmdir`, `lock`, `holder`, `touch`."""
+
+
+def _step(operation: str, path: Path) -> None:
+    if before is not None:
+        before(operation, path)
 
 
 @contextmanager
@@ -29,22 +43,48 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Create `path` and its parents."""
+    """Create `path` and its parents; their names are not yet durable."""
+    if path.is_dir():
+        return
     with translated(path):
+        _step("mkdir", path)
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_new(path: Path, data: bytes) -> None:
     """Write `data` to `path` and force it to the disk; the name itself is not yet durable."""
-    with translated(path), path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with translated(path):
+        _step("create", path)
+        with path.open("wb", buffering=0) as file:
+            _write(file.fileno(), data, "write", path)
+            _step("fsync", path)
+            os.fsync(file.fileno())
+
+
+def _write(handle: int, data: bytes, operation: str, path: Path) -> None:
+    # Who listens also learns of the moment at which half of the bytes are written.
+    half = len(data) // 2 if before is not None else len(data)
+    for piece in (data[:half], data[half:]):
+        if piece:
+            _step(operation, path)
+        # A nearly full disk takes a part and refuses the rest in the next call.
+        while piece:
+            piece = piece[os.write(handle, piece) :]
+
+
+@contextmanager
+def library_write(path: Path) -> Iterator[None]:
+    """Around a library that writes the draft `path` by itself."""
+    with translated(path):
+        _step("create", path)
+        yield
+        _step("library", path)
 
 
 def sync_file(path: Path) -> None:
     """Force the bytes of a file another library wrote to the disk."""
     with translated(path), path.open("rb") as file:
+        _step("fsync", path)
         os.fsync(file.fileno())
 
 
@@ -53,6 +93,7 @@ def sync_folder(path: Path) -> None:
     with translated(path):
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            _step("fsync-folder", path)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -60,8 +101,9 @@ def sync_folder(path: Path) -> None:
 
 def move(source: Path, target: Path) -> None:
     """Rename `source` (already synced) to `target` and make the new name durable."""
+    make_folder(target.parent)
     with translated(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _step("rename", target)
         source.replace(target)
     sync_folder(target.parent)
 
@@ -70,37 +112,72 @@ def replace(path: Path, data: bytes, *, tmp: Path) -> None:
     """Atomically make `path` hold `data`, by way of the folder `tmp` on the same file system."""
     make_folder(tmp)
     draft = tmp / f"{path.name}.{os.getpid()}.{time.monotonic_ns()}"
-    write_new(draft, data)
-    move(draft, path)
+    try:
+        write_new(draft, data)
+        move(draft, path)
+    except BaseException:
+        with suppress(StorageUnavailableError):
+            remove(draft)
+        raise
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write, so that concurrent lines never interleave."""
+    """Append one line in a single write, so that concurrent lines never interleave.
+
+    A line that a crash or a full disk left half written stays alone: the new one begins below it.
+    """
     make_folder(path.parent)
     with translated(path):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        created = not path.exists()
+        if created:
+            _step("create", path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, line.rstrip("\n").encode() + b"\n")
+            size = os.fstat(handle).st_size
+            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            data = b"\n" * torn + line.rstrip("\n").encode() + b"\n"
+            _write(handle, data, "append", path)
+            _step("fsync", path)
             os.fsync(handle)
         finally:
             os.close(handle)
+    if created:
+        sync_folder(path.parent)
+
+
+def cut(path: Path, size: int) -> None:
+    """Shorten a file to its first `size` bytes."""
+    with translated(path), path.open("r+b") as file:
+        _step("cut", path)
+        os.ftruncate(file.fileno(), size)
+        _step("fsync", path)
+        os.fsync(file.fileno())
+
+
+def touch(path: Path) -> None:
+    """Make a file look as if it were written now."""
+    with translated(path):
+        _step("touch", path)
+        os.utime(path)
 
 
 def remove(path: Path) -> None:
     """Delete a file; a file that is already gone is fine."""
     with translated(path):
+        _step("unlink", path)
         path.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder and what it holds."""
-    if not path.is_dir():
-        return
-    for child in sorted(path.rglob("*"), reverse=True):
-        with translated(child):
-            child.rmdir() if child.is_dir() and not child.is_symlink() else child.unlink()
-    with translated(path):
-        path.rmdir()
+    """Delete a folder and what it holds. Two processes may do it at once: gone is gone."""
+    for name, folders, names in os.walk(path, topdown=False):
+        folder = Path(name)
+        links = [child for child in folders if (folder / child).is_symlink()]
+        for child in sorted((*names, *links)):
+            remove(folder / child)
+        with translated(folder), suppress(FileNotFoundError):
+            _step("rmdir", folder)
+            folder.rmdir()
 
 
 def read(path: Path) -> bytes:
@@ -128,24 +205,30 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, *, wait_s: float = 0.0, holder: str = "") -> Iterator[None]:
-    """Hold an exclusive lock that the kernel releases when the process dies.
+def locked(
+    path: Path, *, wait_s: float = 0.0, holder: str = "", shared: bool = False
+) -> Iterator[None]:
+    """Hold a lock that the kernel releases when the process dies.
 
     Args:
         path: the lock file; created when absent, never deleted.
         wait_s: how long to wait for another holder.
         holder: written into the file, for the message of whoever is refused.
+        shared: others may hold it shared at the same time; otherwise nobody may.
 
     Raises:
         BusyError: still held after `wait_s` seconds.
     """
     make_folder(path.parent)
     with translated(path):
+        if not path.exists():
+            _step("create", path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _acquire(handle, path, wait_s)
+        _acquire(handle, path, wait_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if holder:
             with translated(path):
+                _step("holder", path)
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, holder.encode(), 0)
         yield
@@ -153,11 +236,25 @@ def locked(path: Path, *, wait_s: float = 0.0, holder: str = "") -> Iterator[Non
         os.close(handle)
 
 
-def _acquire(handle: int, path: Path, wait_s: float) -> None:
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock alone at this moment. Whoever asks for it just then is refused."""
+    with translated(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def _acquire(handle: int, path: Path, wait_s: float, how: int) -> None:
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _step("lock", path)
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -168,3 +265,5 @@ def _acquire(handle: int, path: Path, wait_s: float) -> None:
                     todo="wait for it and run again; nothing was lost",
                 ) from None
             time.sleep(0.05)
+        except OSError as error:
+            raise StorageUnavailableError.of(error, path) from error

@@ -11,8 +11,10 @@ from headwater.errors import NotFoundError
 from headwater.storage.changes import LiveDocument
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import ObjectStore
+from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 from headwater.storage.tables import live_versions, open_tables, query
+from headwater.storage.tags import read_tags
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def diff(store: Store, before: str, after: str) -> Diff:
     old, new = live_state(store.objects, first), live_state(store.objects, second)
     found: list[DocumentChange] = []
     for source in sorted({*old, *new}):
-        found += _compare(source, old.get(source, {}), new.get(source, {}))
+        found += compare_live(source, old.get(source, {}), new.get(source, {}))
     texts = [_live_texts(store.objects, m) for m in (first, second)]
     return Diff(
         first.name(),
@@ -89,9 +91,10 @@ def diff(store: Store, before: str, after: str) -> Diff:
     )
 
 
-def _compare(
+def compare_live(
     source: str, old: dict[str, LiveDocument], new: dict[str, LiveDocument]
 ) -> list[DocumentChange]:
+    """What differs between two states of one source (key -> document), sorted by key."""
     found = []
     gone: dict[bytes, list[str]] = {}
     for key in sorted(set(old) - set(new), reverse=True):
@@ -178,7 +181,12 @@ def text_diff(store: Store, change: DocumentChange, before: Manifest, after: Man
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One published snapshot as `headwater log` shows it."""
+    """One published snapshot as `headwater log` shows it.
+
+    Attributes:
+        expired: whether retention let go of its objects; only its manifest is left.
+        tags: that name it.
+    """
 
     name: str
     seq: int
@@ -189,6 +197,8 @@ class LogEntry:
     chunks: int
     texts: int
     quarantined: int
+    expired: bool = False
+    tags: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -198,20 +208,24 @@ class LogEntry:
 def log(store: Store, *, limit: int | None = None) -> list[LogEntry]:
     """The published snapshots, newest first."""
     entries: list[LogEntry] = []
+    retired, tags = read_retired(store.root), read_tags(store.root)
     for manifest in store.chain():
         if limit is not None and len(entries) >= limit:
             break
+        name = manifest.name()
         entries.append(
             LogEntry(
-                manifest.name(),
+                name,
                 manifest.seq,
                 manifest.time,
                 manifest.cause,
                 manifest.restores,
-                *(
-                    manifest.counts.get(k, 0)
-                    for k in ("documents", "chunks", "texts", "quarantined")
-                ),
+                manifest.counts.get("documents", 0),
+                manifest.counts.get("chunks", 0),
+                manifest.counts.get("texts", 0),
+                manifest.counts.get("quarantined", 0),
+                expired=name in retired,
+                tags=tuple(tag for tag, snapshot in tags.items() if snapshot == name),
             )
         )
     return entries

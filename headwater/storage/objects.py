@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headwater.errors import CorruptObjectError
+from headwater.errors import CorruptObjectError, StorageUnavailableError
 from headwater.storage import files
 
 EMBEDDINGS = "embeddings.parquet"
@@ -49,6 +50,7 @@ class ObjectStore:
     def __init__(self, root: Path) -> None:
         self.root = root / "objects"
         self._tmp = root / "tmp"
+        self._lock = root / "LOCK"
         self._verified: set[str] = set()
         self.bytes_written = 0
         self.written: list[ObjectEntry] = []
@@ -60,7 +62,7 @@ class ObjectStore:
         have to look for them.
         """
         draft = self.draft(kind)
-        with files.translated(draft):
+        with files.library_write(draft):
             pq.write_table(
                 table,
                 draft,
@@ -74,8 +76,7 @@ class ObjectStore:
     def put_bytes(self, data: bytes, kind: str, *, rows: int = 0) -> ObjectEntry:
         """Store bytes as they are."""
         draft = self.draft(kind)
-        with files.translated(draft):
-            draft.write_bytes(data)
+        files.write_new(draft, data)
         return self.adopt(draft, kind, rows=rows)
 
     def draft(self, kind: str) -> Path:
@@ -85,13 +86,20 @@ class ObjectStore:
         return folder / f"{len(self.written)}-{os.urandom(6).hex()}.{kind}"
 
     def adopt(self, draft: Path, kind: str, *, rows: int = 0) -> ObjectEntry:
-        """Sync, hash and rename a finished draft to its content's name."""
+        """Sync, hash and rename a finished draft to its content's name.
+
+        Raises:
+            BusyError: a vacuum is at work for longer than a minute.
+        """
         files.sync_file(draft)
         sha256 = files.sha256_of(draft)
         entry = ObjectEntry(sha256, kind, draft.stat().st_size, rows)
         target = self.root / entry.name
-        if target.is_file() and files.sha256_of(target) == entry.sha256:
+        if self._found_again(target, entry):
             files.remove(draft)
+            # Whoever renamed it may have died before the name was durable, or be about to.
+            files.sync_folder(target.parent)
+            files.sync_folder(self.root)
         else:
             files.move(draft, target)
             files.sync_folder(self.root)
@@ -99,6 +107,20 @@ class ObjectStore:
             self.written.append(entry)
         self._verified.add(entry.name)
         return entry
+
+    def _found_again(self, target: Path, entry: ObjectEntry) -> bool:
+        """Whether the object is there already; if so it counts as written now.
+
+        Under the shared lock: a vacuum, which holds it alone, has either deleted the object before
+        this looks, or sees that it is young.
+        """
+        if not target.is_file():
+            return False
+        with files.locked(self._lock, wait_s=60, shared=True):
+            if not target.is_file() or files.sha256_of(target) != entry.sha256:
+                return False
+            files.touch(target)
+            return True
 
     def path(self, entry: ObjectEntry) -> Path:
         """The file of an object, after its bytes were checked against its name.
@@ -137,11 +159,26 @@ class ObjectStore:
         for folder in sorted(self.root.iterdir()):
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 sha256, _, kind = path.name.partition(".")
-                yield ObjectEntry(sha256, kind, path.stat().st_size), path
+                # A vacuum may be at work: what is gone by now is no part of the listing.
+                try:
+                    size = path.stat().st_size
+                except FileNotFoundError:
+                    continue
+                yield ObjectEntry(sha256, kind, size), path
+
+    def sync_names(self) -> None:
+        """Make every object's name durable: a run that died may have renamed and not synced."""
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if folder.is_dir():
+                files.sync_folder(folder)
+        if self.root.is_dir():
+            files.sync_folder(self.root)
 
     def discard_drafts(self) -> None:
-        """Remove what this process left in `tmp/`."""
-        files.remove_tree(self._tmp / f"run-{os.getpid()}")
+        """Remove what this process left in `tmp/`; what cannot be removed is swept later."""
+        # Never the reason for which a run that published, or failed for another reason, fails.
+        with suppress(StorageUnavailableError):
+            files.remove_tree(self._tmp / f"run-{os.getpid()}")
 
 
 def _corrupt(what: str, entry: ObjectEntry) -> CorruptObjectError:

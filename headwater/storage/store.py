@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from headwater.errors import (
     FormatError,
     NotFoundError,
     ParentMovedError,
     PublicationStoppedError,
+    StorageUnavailableError,
     StoreError,
 )
 from headwater.storage import files
-from headwater.storage.claims import Claim
+from headwater.storage.audit import AuditLog
+from headwater.storage.claims import Claim, is_alive
 from headwater.storage.manifest import FORMAT, Manifest, format_time, from_json, parse_time
 from headwater.storage.objects import ObjectStore
+from headwater.storage.retired import expired_error, read_retired
+from headwater.storage.tags import is_tag_name, read_tag, unknown_tag
 
 _NAME = re.compile(r"\d{8}-[0-9a-f]{16}")
 
@@ -142,12 +146,12 @@ class Store:
         """The snapshot that `ref` means.
 
         Args:
-            ref: None or `current`; a snapshot's name or the start of one; a sequence number; or a
-                time (RFC 3339 or a date, UTC unless it says otherwise): the last snapshot whose
-                knowledge time is not later. A bare date means its end.
+            ref: None or `current`; a snapshot's name or the start of one; a sequence number; a
+                tag; or a time (RFC 3339 or a date, UTC unless it says otherwise): the last
+                snapshot whose knowledge time is not later. A bare date means its end.
 
         Raises:
-            NotFoundError: nothing is published, or nothing matches.
+            NotFoundError: nothing is published, nothing matches, or what matches has expired.
         """
         if ref is None or ref == "current":
             manifest = self.current()
@@ -156,11 +160,31 @@ class Store:
                     "Nothing is published yet", obj=str(self.root), todo="run 'headwater refresh'"
                 )
             return manifest
+        return self._kept(self._named(ref))
+
+    def pointer(self, ref: str) -> str | None:
+        """The snapshot named by the file that decides what `ref` means: a tag's, or CURRENT."""
+        tagged = read_tag(self.root, ref) if is_tag_name(ref) else None
+        return tagged or self.current_name()
+
+    def _named(self, ref: str) -> Manifest:
         if _NAME.fullmatch(ref):
             return self.manifest(ref)
         if re.fullmatch(r"\d{1,7}|\d{8}(-[0-9a-f]{0,15})?", ref):
             return self._by_start(ref)
+        if is_tag_name(ref):
+            target = read_tag(self.root, ref)
+            if target is None:
+                raise unknown_tag(self.root, ref)
+            return self.manifest(target)
         return self._by_time(ref)
+
+    def _kept(self, manifest: Manifest) -> Manifest:
+        """The same manifest, unless retention took its objects."""
+        retired = read_retired(self.root)
+        if retired and (name := manifest.name()) in retired:
+            raise expired_error(name, (m.name() for m in self.chain()), retired)
+        return manifest
 
     def _by_start(self, ref: str) -> Manifest:
         for manifest in self.chain():
@@ -187,10 +211,10 @@ class Store:
         )
 
     def candidates(self) -> list[str]:
-        """Names of manifests that were written and never published, oldest first."""
-        published = {m.name() for m in self.chain()}
+        """Names of manifests that were written, never published and not given up; oldest first."""
+        known = {m.name() for m in self.chain()} | set(read_retired(self.root))
         folder = self.root / "snapshots"
-        return sorted(p.stem for p in folder.glob("*.json") if p.stem not in published)
+        return sorted(p.stem for p in folder.glob("*.json") if p.stem not in known)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -206,18 +230,29 @@ class Store:
             files.replace(path, manifest.to_json(), tmp=self.root / "tmp")
         return name
 
-    def publish(self, name: str, *, claims: tuple[Claim, ...] = (), override: bool = False) -> None:
+    def publish(
+        self,
+        name: str,
+        *,
+        claims: tuple[Claim, ...] = (),
+        override: bool = False,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make a candidate current: one rename, the only step a reader can see.
 
         Args:
             name: the candidate.
             claims: what the run holds; each must still be the newest claim on its source.
-            override: publish although a gate failed (a person's decision; the caller logs it).
+            override: publish although a gate failed (a person's decision).
+            detail: what the audit log says besides, as plain JSON values.
 
         Raises:
             ParentMovedError: CURRENT is not the candidate's parent any more.
             PublicationStoppedError: a gate failed and `override` is not set.
             BusyError: another run took over a claim.
+            NotFoundError: the candidate has expired.
+            CorruptObjectError: an object it adds is missing.
+            StorageUnavailableError: the disk refused; the message says whether CURRENT moved.
         """
         candidate = self.manifest(name)
         failed = candidate.failed_gates()
@@ -235,7 +270,38 @@ class Store:
                 raise ParentMovedError(
                     "Another run published meanwhile", obj=current, todo="run again"
                 )
-            files.replace(self.root / "CURRENT", f"{name}\n".encode(), tmp=self.root / "tmp")
+            self._kept(candidate)
+            self._check_added(candidate, self.manifest(current) if current else None)
+            log = AuditLog(self.root)
+            log.recover(self.manifest(current) if current else None)
+            # The run that renamed the manifest may have died before its name was durable.
+            files.sync_folder(self.root / "snapshots")
+            try:
+                files.replace(self.root / "CURRENT", f"{name}\n".encode(), tmp=self.root / "tmp")
+                said = {"documents": candidate.counts.get("documents", 0), **(detail or {})}
+                if failed:
+                    said["failed_gates"] = [gate.name for gate in failed]
+                log.record(
+                    "override" if failed else candidate.cause,
+                    run_id=candidate.run_id,
+                    snapshot=name,
+                    detail=said,
+                )
+            except StorageUnavailableError as error:
+                if self.current_name() != name:
+                    raise
+                raise StorageUnavailableError(
+                    f"The snapshot is published, but not all of it is on the disk ({error.what})",
+                    obj=f"{name}: {error.obj}",
+                    todo="mend the disk and run again: the next run completes the records",
+                ) from error
+
+    def _check_added(self, candidate: Manifest, parent: Manifest | None) -> None:
+        """Make sure that what a candidate names and its parent does not is on the disk."""
+        carried = {entry.name for entry in parent.objects()} if parent else set()
+        for entry in candidate.objects():
+            if entry.name not in carried:
+                self.objects.verify(entry, deep=False)
 
     def rollback(self, ref: str, *, run_id: str, hold: tuple[str, ...] = ()) -> Manifest:
         """Publish a new snapshot that names the objects of an old one.
@@ -271,30 +337,34 @@ class Store:
             sources=sources,
             restores=target.name(),
         )
-        self.publish(self.write_candidate(manifest))
+        detail = {"restores": target.name(), **({"hold": list(hold)} if hold else {})}
+        self.publish(self.write_candidate(manifest), detail=detail)
         return manifest
 
+    def recover(self) -> None:
+        """Complete the audit log if a run died between moving CURRENT and writing its line."""
+        current = self.current()
+        if current is not None and AuditLog(self.root).lacks(current.name()):
+            with files.locked(self.root / "LOCK", wait_s=60, holder="recover the audit log"):
+                AuditLog(self.root).recover(self.current())
+
     def sweep(self) -> int:
-        """Remove drafts of runs that are gone; returns how many folders were removed.
+        """Remove drafts of runs that are gone; returns how many were removed.
 
         Objects that no manifest names are left alone: a rerun of the same inputs finds them again,
         and removing them is the vacuum's work.
         """
-        removed = 0
         tmp = self.root / "tmp"
-        for folder in sorted(tmp.iterdir()) if tmp.is_dir() else ():
-            pid = folder.name.partition("-")[2]
-            if folder.is_dir() and pid.isdigit() and not _alive(int(pid)):
-                files.remove_tree(folder)
-                removed += 1
-        return removed
+        drafts = sorted(tmp.iterdir()) if tmp.is_dir() else []
+        gone = [path for path in drafts if (pid := _writer(path.name)) and not is_alive(pid)]
+        if gone:
+            self.objects.sync_names()
+        for path in gone:
+            files.remove_tree(path) if path.is_dir() else files.remove(path)
+        return len(gone)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _writer(draft: str) -> int | None:
+    """The process that a name below `tmp/` belongs to."""
+    found = re.fullmatch(r"run-(\d+)|.+\.(\d+)\.\d+", draft)
+    return int(found[1] or found[2]) if found else None

@@ -13,6 +13,8 @@ from headwater.errors import HeadwaterError
 from headwater.storage.history import live_texts
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
+from headwater.storage.retention import needed_objects
+from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 from headwater.storage.tables import open_tables
 
@@ -65,7 +67,8 @@ def verify(
         manifests.extend(store.chain())
     except HeadwaterError as error:
         problems.append(str(error))
-    entries = {e.name: e for manifest in manifests for e in manifest.objects()}
+    retired = read_retired(store.root)
+    entries = needed_objects((m for m in manifests if m.name() not in retired), manifests)
     if deep:
         entries |= {e.name: e for e, _ in store.objects.listing() if e.kind == EMBEDDINGS}
     for done, entry in enumerate(entries.values()):
