@@ -250,7 +250,9 @@ def test_a_damaged_object_is_refused_and_not_parsed(store):
 def test_ctrl_c_ends_a_query(store):
     """A signal becomes the interrupt that the command line knows, at once."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom headwater.storage.sql import run_sql\n"
+        # A suite that runs in the background starts its children with this signal ignored.
+        "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path\nfrom headwater.storage.sql import run_sql\n"
         "from headwater.storage.store import Store\n"
         "store = Store.open(Path(sys.argv[1]))\nrun_sql(store, 'select 1')\n"
         "print('ready', flush=True)\n"
