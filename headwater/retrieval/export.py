@@ -74,7 +74,7 @@ def export_encoder(model_folder: Path, space: Space, out: Path) -> Exported:
         raise ModelError(
             f"A model with the module {strange[0]} cannot be exported",
             obj=str(model_folder),
-            todo="use the backend sentence-transformers, or a model of Transformer and Pooling",
+            todo="name a model that is made of Transformer, Pooling and Normalize",
         )
     reference = SentenceTransformersEmbedder(model_folder, space)
     draft = out / "draft"
@@ -106,7 +106,7 @@ def _prove(reference: SentenceTransformersEmbedder, space: Space, draft: Path) -
         raise ModelError(
             f"The exported graph disagrees with the model (cosine {found:.5f})",
             obj=space.model,
-            todo="use the backend sentence-transformers for this model",
+            todo="name another model, and please report this one",
         )
     return found
 
@@ -148,7 +148,7 @@ def _convert(model: Any) -> Any:
             raise ModelError(
                 "The model cannot be converted to OpenVINO",
                 obj=type(model[0]).__name__,
-                todo=f"{error}; use the backend sentence-transformers",
+                todo=f"{error}; name another model",
             ) from None
 
 

@@ -7,7 +7,6 @@ changed records, by batch, so that memory stays bounded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import pyarrow as pa
@@ -35,23 +34,12 @@ _MAX_BATCH_BYTES = 64 * 2**20
 _MAX_ISOLATION_RUNS = 64
 
 
-def duplicate_keys(keys: pa.ChunkedArray) -> set[str]:
-    """The keys that more than one record of an extract holds (null and empty ones aside)."""
-    counts = pc.value_counts(keys)
-    many = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    return {key for key in many if key}
-
-
-def built_in_failures(
-    batch: pa.Table, duplicates: AbstractSet[str] = frozenset()
-) -> dict[int, Reason]:
+def built_in_failures(batch: pa.Table) -> dict[int, Reason]:
     """The first built-in rule that each bad record breaks; all of them are critical.
 
     Args:
         batch: records with the columns key, text, metadata, state and error. Only `present` records
             have their text and metadata judged.
-        duplicates: the extract's `duplicate_keys`: every holder is refused, because none of them
-            can be told to be the right one.
 
     Returns:
         Row index -> reason.
@@ -74,9 +62,6 @@ def built_in_failures(
     too_long = pc.greater(pc.utf8_length(keys), MAX_KEY_CHARS)
     add(too_long, "key-too-long", f"the key is longer than {MAX_KEY_CHARS} characters", "key")
     add(pc.match_substring(keys, "\x00"), "key-nul", "the key holds a NUL character", "key")
-    if duplicates:
-        twice = pc.is_in(keys, value_set=pa.array(sorted(duplicates), keys.type))
-        add(twice, "key-duplicate", "several records of the extract have this key", "key")
     for row in pc.indices_nonzero(pc.fill_null(unreadable, False)).to_pylist():
         why = errors[row].as_py() or "the source could not read it and gave no reason"
         found.setdefault(row, Reason("unreadable", why, column="text"))

@@ -16,7 +16,6 @@ from headwater.validation.rows import (
     built_in_failures,
     check_batches,
     check_rows,
-    duplicate_keys,
 )
 
 SCHEMA = pa.schema(
@@ -232,8 +231,6 @@ def test_the_built_in_rules_refuse_what_no_suite_should_have_to_name() -> None:
         {"key": None},
         {"key": " "},
         {"key": "k" * 1025},
-        {"key": "twice"},
-        {"key": "twice"},
         {"key": "u", "text": None, "state": "unreadable", "error": "the PDF is encrypted"},
         {"key": "n", "text": None},
         {"key": "b", "text": " \u00a0\n"},
@@ -242,22 +239,18 @@ def test_the_built_in_rules_refuse_what_no_suite_should_have_to_name() -> None:
         {"key": "seen", "text": None, "state": "unchanged"},
         {"key": "left", "text": None, "state": "gone"},
     )
-    duplicates = duplicate_keys(batch.column("key"))
-    assert duplicates == {"twice"}
-    found = built_in_failures(batch, duplicates)
+    found = built_in_failures(batch)
     assert {row: reason.rule for row, reason in found.items()} == {
         1: "key-missing",
         2: "key-missing",
         3: "key-too-long",
-        4: "key-duplicate",
-        5: "key-duplicate",
-        6: "unreadable",
-        7: "text-empty",
-        8: "text-empty",
-        9: "text-nul",
-        10: "metadata-not-json",
+        4: "unreadable",
+        5: "text-empty",
+        6: "text-empty",
+        7: "text-nul",
+        8: "metadata-not-json",
     }
-    assert found[6].detail == "the PDF is encrypted"
+    assert found[4].detail == "the PDF is encrypted"
     assert len(found[3].observed) <= 80
 
 
