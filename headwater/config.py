@@ -286,6 +286,14 @@ class RetentionConfig(_Model):
         return self
 
 
+class ErasureConfig(_Model):
+    """How erasures are certified."""
+
+    signing_key: str | None = Field(
+        None, description="an Ed25519 private key, a PEM file; ${NAME} may stand for the path"
+    )
+
+
 class Config(_Model):
     """A knowledge base."""
 
@@ -300,6 +308,7 @@ class Config(_Model):
     chunking: ChunkingConfig = ChunkingConfig()
     index: IndexConfig = IndexConfig()
     retention: RetentionConfig = RetentionConfig()
+    erasure: ErasureConfig = ErasureConfig()
     datasets: dict[Annotated[str, Field(pattern=_NAME)], DatasetConfig] = {}
 
 

@@ -16,6 +16,7 @@ from headwater import __version__
 from headwater.cli.ask import ASK
 from headwater.cli.change import CHANGE
 from headwater.cli.explore import EXPLORE
+from headwater.cli.forget import FORGET
 from headwater.cli.keep import KEEP
 from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK, *EXPLORE, *TRAIL, *KEEP):
+for command in (*CHANGE, *ASK, *EXPLORE, *TRAIL, *KEEP, *FORGET):
     cli.add_command(command)
 
 

@@ -21,6 +21,7 @@ from headwater.errors import (
 )
 from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
 from headwater.flows.encoding import EncodingOpener, is_current, open_encoding
+from headwater.flows.erasure import complete_erasures
 from headwater.flows.held import read_quarantine
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
@@ -29,8 +30,10 @@ from headwater.flows.report import RefreshReport
 from headwater.flows.report_page import write_report
 from headwater.flows.sources.protocol import PullRequest, Source, Window
 from headwater.flows.sources.registry import open_source
+from headwater.flows.suppression import without_erased
 from headwater.storage.claims import Claim, claimed
 from headwater.storage.history import live_state, metadata_fields
+from headwater.storage.live import LiveDocuments
 from headwater.storage.manifest import SourceState, format_time
 from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store, new_run_id
@@ -101,6 +104,7 @@ class RefreshRun:
         self.store = Store.create(kb.store)
         self.store.sweep()
         self.store.recover()
+        complete_erasures(kb, self.store)
         self._encoding = encoding
         self._sources = dict(sources or {})
         self._progress = progress
@@ -161,15 +165,16 @@ class RefreshRun:
         )
         request = PullRequest(
             watermark=state.watermark if state else None,
-            known={k: d.fingerprint for k, d in live.items() if d.fingerprint} if same else {},
+            known=LiveDocuments.of(live).fingerprints() if same else {},
             keys=frozenset(self.options.keys) if self.options.keys else None,
             window=self.options.window,
         )
         if not same:
             request = replace(request, watermark=None)
-        return take_in(
+        intake = take_in(
             name, source, request, live, labels=expected.labels, revalidate=bool(live) and not same
         )
+        return without_erased(intake, self.store.redactions())
 
     # --- the rest of the run ------------------------------------------------------------------
 

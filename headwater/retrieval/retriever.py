@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from headwater.errors import ConfigError, HeadwaterError, ModelError
+from headwater.errors import (
+    ConfigError,
+    CorruptObjectError,
+    HeadwaterError,
+    ModelError,
+    NotFoundError,
+)
 from headwater.retrieval.encoders import open_query_encoder
 from headwater.retrieval.hits import Hit
 from headwater.retrieval.snapshot_view import Loaded, SnapshotView
 from headwater.retrieval.verification import Verification
 from headwater.storage.manifest import Encoder, Manifest, format_time
 from headwater.storage.pins import Lease
+from headwater.storage.redactions import redaction_names
 from headwater.storage.store import Store
 
 if TYPE_CHECKING:
@@ -136,7 +143,23 @@ class Retriever:
             raise ConfigError("The query is empty", todo="ask for something")
         if k < 1:
             raise ConfigError("Too few passages are asked for", obj=f"k={k}", todo="ask for 1")
-        ref = _ref(as_of)
+        try:
+            return self._search(query, k, _ref(as_of), sources, max_staleness)
+        except (CorruptObjectError, NotFoundError):
+            if not self._forget_erased():
+                raise
+            # An erasure took away what this search was reading; what is left can be asked again.
+            return self._search(query, k, _ref(as_of), sources, max_staleness)
+
+    def _search(
+        self,
+        query: str,
+        k: int,
+        ref: str | None,
+        sources: Sequence[str] | None,
+        max_staleness: timedelta | None,
+    ) -> list[Hit]:
+        self._forget_erased()
         past = self._past(ref) if ref is not None else self._pinned()
         view = past or self._latest()
         if self._lease and ref is None:
@@ -177,6 +200,7 @@ class Retriever:
 
     def _begin(self) -> None:
         """Start with nothing opened: at first, and in the child of a fork."""
+        self._redacted = redaction_names(self._root)
         self._store = Store(self._root)
         self._loaded = Loaded(self._store.objects)
         self._verification = Verification(self._root)
@@ -189,6 +213,21 @@ class Retriever:
         self._views: OrderedDict[str, SnapshotView] = OrderedDict()
         self._names: dict[tuple[str, str | None], str] = {}
         self._encoders: dict[tuple[str, ...], TextEncoder] = {}
+
+    def _forget_erased(self) -> bool:
+        """Let go of everything opened before the last erasure; returns whether there was one."""
+        names = redaction_names(self._root)
+        if names == self._redacted:
+            return False
+        with self._opening, self._lock:
+            if names != self._redacted:
+                self._redacted = names
+                self._store = Store(self._root)
+                self._loaded = Loaded(self._store.objects)
+                self._current = self._pin = None
+                self._views.clear()
+                self._names.clear()
+        return True
 
     def _pinned(self) -> SnapshotView | None:
         """The view that `open` was asked to stay on, or None when it follows what is current."""

@@ -7,7 +7,7 @@ hold the text is the tables' business: a rename, a duplicate or a revert touches
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -102,13 +102,22 @@ def write_vectors(objects: ObjectStore, hashes: np.ndarray, vectors: np.ndarray)
     return objects.adopt(draft, VECTORS, rows=rows)
 
 
-def open_vectors(objects: ObjectStore, entry: ObjectEntry) -> SegmentVectors:
+def open_vectors(objects: ObjectStore, entry: ObjectEntry, *, deep: bool = True) -> SegmentVectors:
     """Map the rows of a segment.
+
+    Args:
+        objects: where they are.
+        entry: of the file.
+        deep: check every byte first; otherwise only the size, for a look at a few rows.
 
     Raises:
         CorruptObjectError: the file is missing or damaged, or holds no such rows.
     """
-    path = objects.path(entry)
+    if deep:
+        path = objects.path(entry)
+    else:
+        objects.verify(entry, deep=False)
+        path = objects.root / entry.name
     try:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             batch = reader.get_batch(0)
@@ -116,11 +125,25 @@ def open_vectors(objects: ObjectStore, entry: ObjectEntry) -> SegmentVectors:
         dim = vectors.type.list_size
         hashes = np.frombuffer(names.buffers()[1], dtype=HASH, count=entry.rows)
         flat = np.frombuffer(vectors.buffers()[-1], dtype=np.float32, count=entry.rows * dim)
-    except (pa.ArrowException, ValueError, AttributeError, IndexError) as error:
+    except (pa.ArrowException, OSError, ValueError, AttributeError, IndexError) as error:
         raise _wrong(entry, str(error)) from None
     if batch.num_rows != entry.rows:
         raise _wrong(entry, f"it has {batch.num_rows} rows, the manifest says {entry.rows}")
     return SegmentVectors(hashes, flat.reshape(entry.rows, dim))
+
+
+def listed_hashes(objects: ObjectStore, entry: ObjectEntry) -> np.ndarray:
+    """The hashes in a file that was found by listing, so that nobody says how many: void[32] (n,).
+
+    Raises:
+        CorruptObjectError: the file is damaged, or holds no such rows.
+    """
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(objects.path(entry)))) as reader:
+            rows = reader.get_batch(0).num_rows
+    except pa.ArrowException as error:
+        raise _wrong(entry, str(error)) from None
+    return open_vectors(objects, replace(entry, rows=rows)).hashes
 
 
 def write_tombstones(objects: ObjectStore, rows: np.ndarray) -> ObjectEntry | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from headwater.storage.retention import needed_objects
 from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 
+_ERASED = "redactions/*"
 _ALONGSIDE = ("runs/*.jsonl", "tags/*", "retired.json", "audit.jsonl")
 """What belongs to a store beside its snapshots; small, and copied anew where it differs."""
 
@@ -84,12 +85,14 @@ def backup(
             _copy_object(store, copy, entry)
             copied, size = copied + 1, size + entry.bytes
         progress(done + 1, len(entries))
+    # Before the manifests: an erasure may have blanked something in one, and only its record says so.
+    _copy_all(store, copy, _ERASED)
     for manifest in chain:
         _copy_file(store, copy, f"snapshots/{manifest.name()}.json")
     for pattern in _ALONGSIDE:
-        for path in sorted(store.root.glob(pattern)):
-            _copy_file(store, copy, str(path.relative_to(store.root)))
+        _copy_all(store, copy, pattern)
     files.replace(target / "CURRENT", f"{current.name()}\n".encode(), tmp=target / "tmp")
+    _remove_erased(copy, entries)
     copy.objects.discard_drafts()
     return Backup(str(target), current.name(), copied, size, len(entries) - copied)
 
@@ -145,6 +148,19 @@ def _copy_object(store: Store, copy: Store, entry: ObjectEntry) -> None:
     if files.sha256_of(draft) != entry.sha256:
         store.objects.verify(entry)
     copy.objects.adopt(draft, entry.kind, rows=entry.rows)
+
+
+def _remove_erased(copy: Store, needed: Collection[str]) -> None:
+    """An earlier backup into the same folder copied what has been erased since."""
+    for record in copy.redactions().records:
+        for name in (*record.objects, *(n for names in record.segments for n in names if n)):
+            if name not in needed:
+                files.remove(copy.objects.root / name)
+
+
+def _copy_all(store: Store, copy: Store, pattern: str) -> None:
+    for path in sorted(store.root.glob(pattern)):
+        _copy_file(store, copy, str(path.relative_to(store.root)))
 
 
 def _copy_file(store: Store, copy: Store, name: str) -> None:

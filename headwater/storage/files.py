@@ -195,6 +195,11 @@ def read(path: Path) -> bytes:
         raise StorageUnavailableError.of(error, path) from error
 
 
+def sha256(data: bytes) -> str:
+    """The hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """The hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from headwater.errors import FormatError, StoreError
 from headwater.storage.objects import ObjectEntry
@@ -111,7 +111,7 @@ class Manifest:
         parent_sha256: the hash of the parent's file: the manifests form a chain.
         observed_at: knowledge time, RFC 3339 in UTC; never runs backwards along the chain.
         created_at: wall-clock time of writing.
-        cause: `refresh`, `backfill`, `rollback`.
+        cause: `refresh`, `backfill`, `rollback`, `erasure`.
         restores: the snapshot a rollback went back to.
         versions, closures, contents, chunks: history, oldest first; all of it, not the last step.
         quarantine: the records held back, or None.
@@ -141,6 +141,9 @@ class Manifest:
     restores: str = ""
     format: int = FORMAT
 
+    _sha256: ClassVar[str] = ""
+    """Of the file it was read from; no field, so that a manifest made from another has none."""
+
     def objects(self) -> list[ObjectEntry]:
         """Every object this snapshot needs."""
         found = [*self.versions, *self.closures, *self.contents, *self.chunks]
@@ -158,7 +161,17 @@ class Manifest:
 
     def name(self) -> str:
         """`<seq>-<first 16 hex digits of the SHA-256 of the bytes>`."""
-        return f"{self.seq:08d}-{hashlib.sha256(self.to_json()).hexdigest()[:16]}"
+        return f"{self.seq:08d}-{self.sha256()[:16]}"
+
+    def sha256(self) -> str:
+        """Of the file it was read from, also where an erasure has since rewritten what it names."""
+        return self._sha256 or hashlib.sha256(self.to_json()).hexdigest()
+
+    def as_read(self, sha256: str) -> Manifest:
+        """The same manifest, read from a file that had this hash when it was published."""
+        same = replace(self)
+        object.__setattr__(same, "_sha256", sha256)
+        return same
 
     @property
     def time(self) -> datetime:
@@ -170,18 +183,23 @@ class Manifest:
         return tuple(g for g in self.gates if not g.passed and g.severity == "critical")
 
 
-def from_json(data: bytes, *, name: str) -> Manifest:
+def from_json(data: bytes, *, name: str, now: tuple[str, str] | None = None) -> Manifest:
     """Read a manifest.
 
     Args:
         data: the file's bytes.
         name: the snapshot's name; its second half must be the hash of `data`.
+        now: the hash it was published with and the one it has now, where an erasure blanked
+            something in it.
 
     Raises:
         StoreError: the bytes are not those the name promises, or are no manifest.
         FormatError: a newer headwater wrote it.
     """
-    if hashlib.sha256(data).hexdigest()[:16] != name.partition("-")[2]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if now is not None and sha256 == now[1]:
+        sha256 = now[0]
+    if sha256[:16] != name.partition("-")[2]:
         raise StoreError(
             "A manifest is damaged",
             obj=f"snapshots/{name}.json",
@@ -194,7 +212,7 @@ def from_json(data: bytes, *, name: str) -> Manifest:
             obj=name,
             todo="upgrade headwater",
         )
-    return Manifest(
+    manifest = Manifest(
         **{
             **raw,
             "encoder": _encoder(raw["encoder"]) if raw["encoder"] else None,
@@ -208,6 +226,7 @@ def from_json(data: bytes, *, name: str) -> Manifest:
             },
         }
     )
+    return manifest.as_read(sha256)
 
 
 def child_of(parent: Manifest | None, **changes: Any) -> Manifest:
@@ -219,7 +238,7 @@ def child_of(parent: Manifest | None, **changes: Any) -> Manifest:
         **{
             "seq": parent.seq + 1,
             "parent": parent.name(),
-            "parent_sha256": hashlib.sha256(parent.to_json()).hexdigest(),
+            "parent_sha256": parent.sha256(),
             "gates": (),
             "restores": "",
             **changes,

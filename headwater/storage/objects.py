@@ -15,7 +15,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headwater.errors import CorruptObjectError, StorageUnavailableError
+from headwater.errors import (
+    CorruptObjectError,
+    HeadwaterError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from headwater.storage import files
 
 EMBEDDINGS = "embeddings.parquet"
@@ -144,9 +149,22 @@ class ObjectStore:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise _corrupt("An object of the store is missing", entry) from None
+            raise self._missing(entry) from None
         if size != entry.bytes or (deep and files.sha256_of(path) != entry.sha256):
             raise _corrupt("An object of the store is damaged", entry)
+
+    def _missing(self, entry: ObjectEntry) -> HeadwaterError:
+        # Only on the way to an error; and redactions know of objects, not the other way round.
+        from headwater.storage.redactions import erased_by
+
+        number = erased_by(self.root.parent, entry.name)
+        if number is None:
+            return _corrupt("An object of the store is missing", entry)
+        return NotFoundError(
+            f"Erasure {number} took this object away",
+            obj=f"objects/{entry.name}",
+            todo="open the snapshot again: it names what stands in its place",
+        )
 
     def read_table(self, entry: ObjectEntry, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet object, or some of its columns."""

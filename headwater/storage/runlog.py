@@ -59,9 +59,16 @@ class RunLog:
 
     def append(self, entry: SourceRun) -> None:
         """Write one entry, forced to the disk."""
-        entry = replace(entry, note=entry.note[:400])
-        line = json.dumps({k: v for k, v in asdict(entry).items() if v not in ("", 0)})
-        files.append_line(self._folder / f"{entry.run_id}.jsonl", line)
+        files.append_line(self._folder / f"{entry.run_id}.jsonl", _line(entry))
+
+    def rewrite(self, change: Callable[[SourceRun], SourceRun]) -> None:
+        """Put what `change` gives in the place of each entry; files without a change stay."""
+        for path in sorted(self._folder.glob("*.jsonl")):
+            lines = path.read_text("utf-8", "replace").splitlines()
+            changed = [_changed(line, change) for line in lines]
+            if changed != lines:
+                text = "".join(f"{line}\n" for line in changed)
+                files.replace(path, text.encode(), tmp=self._folder.parent / "tmp")
 
     def newest_first(self) -> Iterator[SourceRun]:
         """Every entry, newest run first. A torn last line is passed over."""
@@ -69,10 +76,8 @@ class RunLog:
             return
         for path in sorted(self._folder.glob("*.jsonl"), reverse=True):
             for line in reversed(path.read_text("utf-8", "replace").splitlines()):
-                try:
-                    yield SourceRun(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
+                if (entry := _entry(line)) is not None:
+                    yield entry
 
     def last(self, sources: Iterable[str]) -> dict[str, SourceRun]:
         """The newest entry of each source."""
@@ -117,3 +122,24 @@ class RunLog:
                 if not wanted:
                     break
         return found
+
+
+def _entry(line: str) -> SourceRun | None:
+    try:
+        return SourceRun(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _line(entry: SourceRun) -> str:
+    entry = replace(entry, note=entry.note[:400])
+    return json.dumps({k: v for k, v in asdict(entry).items() if v not in ("", 0)})
+
+
+def _changed(line: str, change: Callable[[SourceRun], SourceRun]) -> str:
+    entry = _entry(line)
+    if entry is None:
+        # Torn: nobody reads it, and nobody knows what it says.
+        return ""
+    after = change(entry)
+    return line if after == entry else _line(after)

@@ -6,11 +6,10 @@ Readers take no lock: they read CURRENT, check the manifest's hash and open immu
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +28,9 @@ from headwater.storage.audit import AuditLog
 from headwater.storage.claims import Claim, is_alive
 from headwater.storage.manifest import FORMAT, Manifest, format_time, from_json, parse_time
 from headwater.storage.objects import ObjectStore
+from headwater.storage.redactions import Redactions, read_redactions, redaction_names
 from headwater.storage.retired import expired_error, read_retired
+from headwater.storage.tables import with_counts
 from headwater.storage.tags import is_tag_name, read_tag, unknown_tag
 
 _NAME = re.compile(r"\d{8}-[0-9a-f]{16}")
@@ -51,6 +52,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.objects = ObjectStore(root)
+        self._redactions: tuple[tuple[str, ...], Redactions] = ((), Redactions())
 
     @classmethod
     def create(cls, root: Path) -> Store:
@@ -119,16 +121,35 @@ class Store:
     def manifest(self, name: str) -> Manifest:
         """The snapshot (or candidate) with exactly this name.
 
+        What was erased since it was written is not in it: it names what stands in its place.
+
         Raises:
             NotFoundError: there is none.
-            StoreError: it is damaged.
+            StoreError: it, or the record of an erasure, is damaged.
         """
         path = self.root / "snapshots" / f"{name}.json"
         try:
             data = path.read_bytes()
         except (FileNotFoundError, ValueError):
             raise NotFoundError("No such snapshot", obj=name, todo="see 'headwater log'") from None
-        return from_json(data, name=name)
+        redactions = self.redactions()
+        blanked = redactions.blanked.get(name)
+        return redactions.resolve(
+            from_json(data, name=name, now=(blanked.was, blanked.now) if blanked else None)
+        )
+
+    def redactions(self) -> Redactions:
+        """What was erased; read again when there is a new record.
+
+        Raises:
+            StoreError: a record is damaged.
+        """
+        names = redaction_names(self.root)
+        known, found = self._redactions
+        if names != known:
+            found = read_redactions(self.root)
+            self._redactions = (names, found)
+        return found
 
     def chain(self) -> Iterator[Manifest]:
         """The published snapshots, newest first, each checked against its child's record."""
@@ -138,7 +159,7 @@ class Store:
             if not manifest.parent:
                 return
             parent = self.manifest(manifest.parent)
-            if hashlib.sha256(parent.to_json()).hexdigest() != manifest.parent_sha256:
+            if parent.sha256() != manifest.parent_sha256:
                 raise StoreError("The chain of snapshots is broken", obj=manifest.parent)
             manifest = parent
 
@@ -237,6 +258,7 @@ class Store:
         claims: tuple[Claim, ...] = (),
         override: bool = False,
         detail: Mapping[str, Any] | None = None,
+        first: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a candidate current: one rename, the only step a reader can see.
 
@@ -245,6 +267,7 @@ class Store:
             claims: what the run holds; each must still be the newest claim on its source.
             override: publish although a gate failed (a person's decision).
             detail: what the audit log says besides, as plain JSON values.
+            first: called under the lock when nothing but the disk can refuse any more.
 
         Raises:
             ParentMovedError: CURRENT is not the candidate's parent any more.
@@ -276,6 +299,7 @@ class Store:
             log.recover(self.manifest(current) if current else None)
             # The run that renamed the manifest may have died before its name was durable.
             files.sync_folder(self.root / "snapshots")
+            first()
             try:
                 files.replace(self.root / "CURRENT", f"{name}\n".encode(), tmp=self.root / "tmp")
                 said = {"documents": candidate.counts.get("documents", 0), **(detail or {})}
@@ -320,6 +344,9 @@ class Store:
         if unknown:
             raise NotFoundError("No such source", obj=", ".join(unknown))
         current = self.resolve(None)
+        if any(record.covers(target) for record in self.redactions().records):
+            # It counts what has been erased since.
+            target = with_counts(self.objects, target).as_read(target.sha256())
         sources = {
             name: replace(state, hold=f"rolled back to {target.name()}") if name in hold else state
             for name, state in target.sources.items()
@@ -329,7 +356,7 @@ class Store:
             target,
             seq=current.seq + 1,
             parent=current.name(),
-            parent_sha256=hashlib.sha256(current.to_json()).hexdigest(),
+            parent_sha256=current.sha256(),
             observed_at=format_time(max(now, current.time)),
             created_at=format_time(now),
             run_id=run_id,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -141,6 +142,29 @@ def query(
     """Run one query and take all of it as Arrow, cast to `schema` when given."""
     table: pa.Table = connection.sql(sql, params=list(parameters)).to_arrow_table()
     return table.cast(schema) if schema is not None else table
+
+
+def with_counts(objects: ObjectStore, manifest: Manifest) -> Manifest:
+    """The same manifest with everything it counts counted anew: documents, chunks, texts, refusals."""
+    with open_tables(objects, manifest) as connection:
+        found = connection.execute("select source, count(*) from live group by 1").fetchall()
+        (row,) = connection.execute(
+            "select count(*), count(distinct text_hash) from live join chunks using (content_hash)"
+        ).fetchall()
+    documents = {str(name): int(count) for name, count in found}
+    return replace(
+        manifest,
+        sources={
+            name: replace(state, documents=documents.get(name, 0))
+            for name, state in manifest.sources.items()
+        },
+        counts={
+            "documents": sum(documents.values()),
+            "chunks": int(row[0]),
+            "texts": int(row[1]),
+            "quarantined": manifest.quarantine.rows if manifest.quarantine else 0,
+        },
+    )
 
 
 def live_versions(objects: ObjectStore, manifest: Manifest, columns: Sequence[str]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ def verify(
         manifests.extend(store.chain())
     except HeadwaterError as error:
         problems.append(str(error))
+    problems += _erasure_problems(store, manifests)
     retired = read_retired(store.root)
     entries = needed_objects((m for m in manifests if m.name() not in retired), manifests)
     if deep:
@@ -77,10 +78,25 @@ def verify(
             problems.append(problem)
         progress(done + 1, len(entries))
     if manifests and not problems:
-        problems += _snapshot_problems(store.objects, manifests[0], index_check)
+        # Between the record of an erasure and CURRENT, the manifest counts what is erased already.
+        erased = any(record.covers(manifests[0]) for record in store.redactions().records)
+        problems += _snapshot_problems(store.objects, manifests[0], index_check, counted=not erased)
     return Verification(
         deep, len(manifests), len(entries), sum(e.bytes for e in entries.values()), tuple(problems)
     )
+
+
+def _erasure_problems(store: Store, manifests: Sequence[Manifest]) -> list[str]:
+    """Where the chain and the records of erasures disagree."""
+    try:
+        recorded = {record.snapshot for record in store.redactions().records}
+    except HeadwaterError as error:
+        return [str(error)]
+    return [
+        f"{manifest.name()}: the record of its erasure is missing from redactions/"
+        for manifest in manifests
+        if manifest.cause == "erasure" and manifest.name() not in recorded
+    ]
 
 
 def _object_problem(objects: ObjectStore, entry: ObjectEntry, deep: bool) -> str:
@@ -98,7 +114,7 @@ def _object_problem(objects: ObjectStore, entry: ObjectEntry, deep: bool) -> str
 
 
 def _snapshot_problems(
-    objects: ObjectStore, manifest: Manifest, index_check: IndexCheck
+    objects: ObjectStore, manifest: Manifest, index_check: IndexCheck, *, counted: bool
 ) -> list[str]:
     """What is inconsistent inside one snapshot whose objects are whole."""
     checks = {
@@ -119,7 +135,7 @@ def _snapshot_problems(
             if row and row[0]:
                 problems.append(f"{manifest.name()}: {row[0]} {what}")
         row = connection.execute("select count(*) from live").fetchone()
-    if row and row[0] != manifest.counts.get("documents"):
+    if counted and row and row[0] != manifest.counts.get("documents"):
         problems.append(
             f"{manifest.name()}: {row[0]} live documents, "
             f"the manifest says {manifest.counts.get('documents')}"

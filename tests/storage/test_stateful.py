@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headwater import config
 from headwater.config import RetentionConfig
+from headwater.flows.certificate import check_erasure
 from headwater.flows.encoding import twin_encoding
+from headwater.flows.erasure import ErasureRequest, erase, readmit
 from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
@@ -22,6 +24,7 @@ from headwater.retrieval.index import index_problems
 from headwater.storage.feed import change_feed
 from headwater.storage.history import diff
 from headwater.storage.lineage import document_history
+from headwater.storage.pins import Lease
 from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 from headwater.storage.tables import open_tables
@@ -58,6 +61,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.tags: dict[str, str] = {}
         self.held = False
         self.embedded: set[str] = set()
+        self.ever: dict[str, set[str]] = {}
+        self.kept_out: set[str] = set()
+        self.readmitted: set[str] = set()
+        self.erased: set[str] = set()
         self.pull()
 
     def teardown(self) -> None:
@@ -84,14 +91,27 @@ class StoreMachine(RuleBasedStateMachine):
         options = RefreshOptions(observed_at=self.now, release=("s",) if release else ())
         report = refresh(self.kb, options, encoding=twin_encoding, sources={"s": memory})
         self.held = self.held and not release
-        expected = before if self.held else dict(listed) if complete else {**before, **listed}
+        allowed = {k: before[k] if self.is_out(k, t, before) else t for k, t in listed.items()
+                   if k in before or not self.is_out(k, t, before)}  # fmt: skip
+        # An empty listing never wipes what is known: its deletions wait for a person.
+        wiped = complete and not listed
+        stays = self.held or wiped
+        expected = before if stays else allowed if complete else {**before, **allowed}
         new = set(expected.values()) - self.embedded
         assert report.embedded == len(new)
         self.embedded |= new
+        for key, text in expected.items():
+            self.ever.setdefault(key, set()).add(text)
         if report.published:
             self.published[report.snapshot] = expected
         else:
             assert expected == before
+
+    def is_out(self, key: str, text: str, before: State) -> bool:
+        """Whether an erasure keeps out what a source lists."""
+        if before.get(key) == text:
+            return False
+        return key in self.kept_out or (text in self.erased and key not in self.readmitted)
 
     # --- what may happen ----------------------------------------------------------------------
 
@@ -157,6 +177,45 @@ class StoreMachine(RuleBasedStateMachine):
         expired = set(read_retired(self.store.root))
         assert not expired & {self.store.current_name(), *self.tags.values()}
 
+    @precondition(lambda self: self.ever)
+    @rule(data=st.data())
+    def someone_is_erased(self, data: st.DataObject) -> None:
+        """One key, from every snapshot; its texts too, but for those that another key ever held."""
+        key = data.draw(st.sampled_from(sorted(self.ever)))
+        request = ErasureRequest((("s", key),), reason="asked for", follow_renames=False)
+        done = erase(self.kb, request)
+        texts = self.ever.pop(key) - set().union(*self.ever.values())
+        assert done.removed.get("contents.parquet", 0) >= len(texts)
+        self.erased |= texts
+        self.embedded -= texts
+        self.kept_out.add(key)
+        self.readmitted.discard(key)
+        self.published[done.snapshot] = dict(self.current_before(done.snapshot))
+        for state in self.published.values():
+            state.pop(key, None)
+        assert check_erasure(self.store, done.number) == ()
+
+    @precondition(lambda self: self.kept_out)
+    @rule(data=st.data())
+    def someone_is_let_in_again(self, data: st.DataObject) -> None:
+        """Its key and its texts may come back with the next refresh."""
+        key = data.draw(st.sampled_from(sorted(self.kept_out)))
+        assert readmit(self.store, [("s", key)], reason="asked for") == 1
+        self.kept_out.discard(key)
+        self.readmitted.add(key)
+
+    @rule(data=st.data())
+    def a_reader_pins(self, data: st.DataObject) -> None:
+        """It keeps its snapshot from every vacuum until it lets go."""
+        name = data.draw(st.sampled_from(self.kept()))
+        lease = Lease(self.store.root)
+        lease.hold(name)
+        a_moment = datetime.now(UTC) + timedelta(minutes=30)
+        vacuum(self.store, config=RETENTION, now=a_moment, grace=timedelta(seconds=1))
+        assert name not in read_retired(self.store.root)
+        assert self.contents(name) == self.published[name]
+        lease.release()
+
     # --- what must hold -----------------------------------------------------------------------
 
     def kept(self) -> list[str]:
@@ -198,6 +257,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert manifest.counts["texts"] == len(set(self.current.values()))
         for key in self.current:
             assert not document_history(self.store, "s", key)[-1].ended
+
+    def current_before(self, name: str) -> State:
+        """What was served before a snapshot."""
+        return self.published[self.store.manifest(name).parent]
 
     def contents(self, name: str) -> State:
         """What a snapshot holds, read from its tables."""

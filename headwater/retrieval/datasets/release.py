@@ -20,6 +20,8 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 CARD: Final = "README.md"
 LINEAGE: Final = ".lineage.jsonl"
+REVOKED: Final = "REVOKED.json"
+"""Beside the manifest of a release whose rows an erasure took away."""
 
 _VERSION = re.compile(r"\d{8}-[0-9a-f]{12}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.errors import FormatError, StoreError
-from headwater.retrieval.datasets.release import Release, list_releases, read_release
+from headwater.retrieval.datasets.release import REVOKED, Release, list_releases, read_release
 from headwater.storage.manifest import Manifest
 from headwater.storage.store import Store
 from headwater.storage.tables import open_tables, query
@@ -27,8 +27,9 @@ class DatasetStatus:
         contradicted: rows whose text no live document of their source holds any more, or whose
             licence is no longer one that the dataset asks for.
         share: contradicted / rows.
-        state: `fresh` (at most 1 %), `aging` (at most `stale_above`), `stale`, or `damaged` (the
-            files are not those that were emitted; nothing was counted).
+        state: `fresh` (at most 1 %), `aging` (at most `stale_above`), `stale`, `revoked` (an
+            erasure took its rows away: do not train on copies of it), or `damaged` (the files are
+            not those that were emitted; nothing was counted).
         stale_ids: the contradicted rows as `<file>:<line>`, lines from 1.
         unproven: emitted without evidence.
         problems: what is damaged.
@@ -66,10 +67,12 @@ def dataset_status(store: Store, folder: Path, *, as_of: str | None = None) -> D
     except FormatError:
         raise
     except StoreError as error:
-        return _damaged(folder, (error.what,))
+        return _unusable(folder, (error.what,))
+    if (folder / REVOKED).is_file():
+        return _unusable(folder, (), release, state="revoked")
     problems = release.problems()
     if problems:
-        return _damaged(folder, problems, release)
+        return _unusable(folder, problems, release)
     stale = _contradicted(store, manifest, release)
     rows = sum(release.rows.values())
     share = len(stale) / rows if rows else 0.0
@@ -114,8 +117,12 @@ def _contradicted(store: Store, manifest: Manifest, release: Release) -> tuple[s
     )
 
 
-def _damaged(
-    folder: Path, problems: tuple[str, ...], release: Release | None = None
+def _unusable(
+    folder: Path,
+    problems: tuple[str, ...],
+    release: Release | None = None,
+    *,
+    state: str = "damaged",
 ) -> DatasetStatus:
     record = release.manifest if release else {}
     return DatasetStatus(
@@ -125,7 +132,7 @@ def _damaged(
         rows=0,
         contradicted=0,
         share=0.0,
-        state="damaged",
+        state=state,
         unproven=bool(record.get("unproven", False)),
         problems=problems,
     )
