@@ -6,12 +6,14 @@ that are equal are forgotten batch by batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headwater.errors import HeadwaterError, SourceDataError
 from headwater.flows.sources.protocol import (
@@ -20,7 +22,14 @@ from headwater.flows.sources.protocol import (
     PullRequest,
     Source,
 )
-from headwater.storage.changes import Incoming, LiveDocument, content_hash, metadata_hash
+from headwater.storage.changes import (
+    Incoming,
+    LiveDocument,
+    content_hash,
+    content_hashes,
+    metadata_hashes,
+)
+from headwater.storage.live import LiveDocuments, Mask, Rows, utc_times
 from headwater.validation.rows import built_in_failures
 from headwater.validation.verdicts import Reason
 
@@ -41,6 +50,42 @@ class Refused:
     reason: Reason
 
 
+@dataclass(frozen=True, eq=False)
+class Listed(AbstractSet[str]):
+    """Keys that an extract listed: a mark for each live document, and the keys of no such one.
+
+    Attributes:
+        live: what the extract was compared with.
+        marks: whether it listed the document; one per row of `live`.
+        others: keys it listed besides.
+    """
+
+    live: LiveDocuments
+    marks: Mask
+    others: frozenset[str]
+
+    def __contains__(self, key: object) -> bool:
+        row = self.live.row_of(key)
+        return bool(self.marks[row]) if row >= 0 else key in self.others
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.live.keys_at(np.flatnonzero(self.marks))
+        yield from self.others
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.marks)) + len(self.others)
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[Any]) -> frozenset[Any]:
+        return frozenset(keys)
+
+    def lacks(self, live: Mapping[str, LiveDocument]) -> list[str]:
+        """The live keys that the extract did not list."""
+        if live is self.live:
+            return self.live.keys_at(np.flatnonzero(~self.marks))
+        return [key for key in live if key not in self]
+
+
 @dataclass(frozen=True)
 class Intake:
     """What one extract held, compared with the store.
@@ -59,7 +104,7 @@ class Intake:
     source: str
     end: ExtractEnd
     listed: int
-    seen: frozenset[str]
+    seen: Listed
     gone: frozenset[str]
     records: tuple[Incoming, ...]
     refused: tuple[Refused, ...]
@@ -68,7 +113,7 @@ class Intake:
     def missing(self, live: Mapping[str, LiveDocument]) -> list[str]:
         """Live keys that this extract proves to be gone."""
         if self.end.complete and not self.end.unchanged:
-            return [key for key in live if key not in self.seen]
+            return self.seen.lacks(live)
         return [key for key in live if key in self.gone]
 
 
@@ -95,7 +140,7 @@ def take_in(
         SourceError: the pull failed; nothing of it counts.
     """
     pull = source.pull(request)
-    collected = _Collected(name, live, frozenset(labels), revalidate)
+    collected = _Collected(name, LiveDocuments.of(live), frozenset(labels), revalidate)
     try:
         while True:
             collected.add(next(pull))
@@ -121,18 +166,15 @@ def take_in(
 
 class _Collected:
     def __init__(
-        self,
-        source: str,
-        live: Mapping[str, LiveDocument],
-        labels: frozenset[str],
-        revalidate: bool,
+        self, source: str, live: LiveDocuments, labels: frozenset[str], revalidate: bool
     ) -> None:
         self._source = source
         self._live = live
         self._labels = labels
         self._revalidate = revalidate
         self._listed = 0
-        self._seen: set[str] = set()
+        self._marks = np.zeros(len(live), np.bool_)
+        self._others: set[str] = set()
         self._gone: set[str] = set()
         self._duplicates: set[str] = set()
         self._records: list[Incoming] = []
@@ -146,54 +188,99 @@ class _Collected:
                 todo="build batches with headwater.flows.sources.protocol.record_batch",
             )
         refused = built_in_failures(batch)
-        columns = [batch.column(field.name).to_pylist() for field in RECORD_SCHEMA]
-        for row, values in enumerate(zip(*columns, strict=True)):
-            key, state = values[0], values[8]
-            if key:
-                if key in self._seen:
-                    self._duplicates.add(key)
-                (self._gone if state == "gone" else self._seen).add(key)
-            if row in refused:
-                fields = dict(zip(RECORD_SCHEMA.names, values, strict=True))
-                self._refused.append(_refused(fields, refused[row], self._listed + row))
-            elif state == "present":
-                self._keep(*values[:8])
+        rows = self._live.rows_of(batch.column("key"))
+        self._see(batch, rows)
+        if refused:
+            records = batch.take(pa.array(list(refused), pa.int64())).to_pylist()
+            for (row, reason), fields in zip(refused.items(), records, strict=True):
+                self._refused.append(_refused(fields, reason, self._listed + row))
+        kept = np.array(pc.fill_null(pc.equal(batch.column("state"), "present"), False))
+        kept[list(refused)] = False
         self._listed += batch.num_rows
+        if not kept.all():
+            batch, rows = batch.filter(pa.array(kept)), rows[kept]
+        self._compare(batch, rows)
 
-    def _keep(
-        self,
-        key: str,
-        text: str,
-        title: str | None,
-        url: str | None,
-        metadata: str | None,
-        labels: list[str] | None,
-        source_ts: datetime | None,
-        fingerprint: str | None,
-    ) -> None:
-        all_labels = tuple(sorted(self._labels.union(labels or ())))
-        record = Incoming(
-            key=key,
-            text=text,
-            title=title,
-            url=url,
-            metadata=metadata or "{}",
-            labels=all_labels,
-            source_ts=source_ts.astimezone(UTC) if source_ts else None,
-            fingerprint=fingerprint,
-            content_hash=content_hash(text),
-            metadata_hash=metadata_hash(title, url, metadata or "{}", all_labels),
+    def _see(self, batch: pa.RecordBatch, rows: Rows) -> None:
+        """Note the keys as listed or gone, and those listed before as duplicates."""
+        keys = batch.column("key")
+        known = rows[rows >= 0]
+        ordered = np.sort(known)
+        if (
+            self._marks[known].any()
+            or (ordered[1:] == ordered[:-1]).any()
+            or pc.any(pc.equal(batch.column("state"), "gone")).as_py()
+        ):
+            places = list(range(batch.num_rows))
+        else:
+            # Nothing can occur twice or be gone but what is new to the store.
+            self._marks[known] = True
+            if len(known) == len(rows):
+                return
+            places = np.flatnonzero(rows < 0).tolist()
+        states = batch.column("state")
+        for place in places:
+            if key := keys[place].as_py():
+                self._see_one(key, int(rows[place]), gone=states[place].as_py() == "gone")
+
+    def _see_one(self, key: str, row: int, *, gone: bool) -> None:
+        if self._marks[row] if row >= 0 else key in self._others:
+            self._duplicates.add(key)
+        if gone:
+            self._gone.add(key)
+        elif row >= 0:
+            self._marks[row] = True
+        else:
+            self._others.add(key)
+
+    def _compare(self, batch: pa.RecordBatch, rows: Rows) -> None:
+        """Keep the records that differ from the live documents at `rows`."""
+        labels = self._labelled(batch.column("labels"))
+        content = content_hashes(batch.column("text"))
+        metadata = [text or "{}" for text in batch.column("metadata").to_pylist()]
+        titles, urls = (batch.column(name).to_pylist() for name in ("title", "url"))
+        hashes = metadata_hashes(titles, urls, metadata, labels)
+        different = np.ones(len(rows), np.bool_)
+        if not self._revalidate:
+            different = ~self._live.same(rows, content, hashes, batch.column("fingerprint"))
+        places = np.flatnonzero(different).tolist()
+        if not places:
+            return
+        chosen = batch.take(pa.array(places))
+        keys, texts, prints = (
+            chosen.column(name).to_pylist() for name in ("key", "text", "fingerprint")
         )
-        if self._revalidate or not record.same_as(self._live.get(key)):
-            self._records.append(record)
+        times = utc_times(chosen.column("source_ts"))
+        for at, place in enumerate(places):
+            self._records.append(
+                Incoming(
+                    key=keys[at],
+                    text=texts[at],
+                    title=titles[place],
+                    url=urls[place],
+                    metadata=metadata[place],
+                    labels=labels[place],
+                    source_ts=times[at],
+                    fingerprint=prints[at],
+                    content_hash=content[place],
+                    metadata_hash=hashes[place],
+                )
+            )
+
+    def _labelled(self, column: pa.Array) -> list[tuple[str, ...]]:
+        """The labels of each record, those of the source among them, sorted."""
+        if not pc.sum(pc.list_value_length(column)).as_py():
+            return [tuple(sorted(self._labels))] * len(column)
+        return [tuple(sorted(self._labels.union(own or ()))) for own in column.to_pylist()]
 
     def finish(self, end: ExtractEnd) -> Intake:
+        seen = Listed(self._live, self._marks, frozenset(self._others))
         return Intake(
             source=self._source,
             end=end,
             listed=self._listed,
-            seen=frozenset(self._seen),
-            gone=frozenset(self._gone - self._seen),
+            seen=seen,
+            gone=frozenset(key for key in self._gone if key not in seen),
             records=tuple(r for r in self._records if r.key not in self._duplicates),
             refused=tuple(self._refused),
             duplicates=frozenset(self._duplicates),

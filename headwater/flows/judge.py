@@ -232,9 +232,10 @@ def _cleared(intake: Intake, quarantine: pa.Table) -> frozenset[str]:
     """Keys whose refusals this extract speaks for: all of the source's, or those it listed."""
     if intake.end.unchanged:
         return frozenset()
+    held = _keys(quarantine, intake.source)
     if intake.end.complete:
-        return _keys(quarantine, intake.source)
-    return frozenset(intake.seen | intake.gone)
+        return held
+    return frozenset(key for key in held if key in intake.seen or key in intake.gone)
 
 
 def _keys(quarantine: pa.Table, source: str) -> frozenset[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headwater.errors import ConfigError
 from headwater.validation.contracts import EMPTY_SUITE, Suite, parse_suite
@@ -252,6 +254,67 @@ def test_the_built_in_rules_refuse_what_no_suite_should_have_to_name() -> None:
     }
     assert found[4].detail == "the PDF is encrypted"
     assert len(found[3].observed) <= 80
+
+
+def rule_of(row: dict[str, Any]) -> str | None:
+    """The first built-in rule that one record breaks, said in the plainest way."""
+    key, text, present = row["key"], row["text"], row["state"] == "present"
+    if not (key or "").strip():
+        return "key-missing"
+    if len(key) > 1024:
+        return "key-too-long"
+    if "\0" in key:
+        return "key-nul"
+    if row["state"] == "unreadable":
+        return "unreadable"
+    if present and not (text or "").strip():
+        return "text-empty"
+    if present and "\0" in text:
+        return "text-nul"
+    try:
+        value = json.loads(row["metadata"] or "{}")
+    except ValueError:
+        value = None
+    return "metadata-not-json" if present and not isinstance(value, dict) else None
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
+objects = st.dictionaries(st.text(max_size=4), scalars | st.lists(scalars, max_size=2), max_size=3)
+fine = objects.flatmap(
+    lambda value: st.sampled_from(
+        [
+            json.dumps(value),
+            json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+            json.dumps(value, indent=1),
+        ]
+    )
+)
+broken = st.builds(
+    lambda text, at, new: text[: at % (len(text) + 1)] + new + text[at % (len(text) + 1) + 1 :],
+    fine,
+    st.integers(0, 40),
+    st.sampled_from(["", '"', "\\", ",", "0", "}", "\n", "\x7f", "\x01", "1" * 5000]),
+)
+metadata_texts = st.none() | st.just("") | fine | broken
+any_records = st.fixed_dictionaries(
+    {
+        "key": st.sampled_from(["k", None, "", " ", "a\0", "k" * 1025]) | st.text(max_size=3),
+        "text": st.sampled_from(["fine", None, "", " \n", "x\0y"]) | st.text(max_size=5),
+        "metadata": metadata_texts,
+        "state": st.sampled_from(["present", "present", "unreadable", "unchanged", "gone"]),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(rows=st.lists(any_records, max_size=6), start=st.integers(0, 2))
+def test_the_built_in_rules_hold_row_by_row(rows: list[dict[str, Any]], start: int) -> None:
+    """Judging a batch by columns finds what reading each record finds, in tables and slices."""
+    table = records(*rows).slice(start)
+    expected = {n: rule for n, row in enumerate(rows[start:]) if (rule := rule_of(row))}
+    assert {n: reason.rule for n, reason in built_in_failures(table).items()} == expected
+    batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA).slice(start)
+    assert built_in_failures(batch) == built_in_failures(table)
 
 
 def test_a_text_over_the_limit_is_refused() -> None:
