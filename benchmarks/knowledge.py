@@ -29,10 +29,10 @@ TEXTS = 10_000
 _NEWER = 100
 
 
-def make_base(root: Path, sources: Mapping[str, Any]) -> KnowledgeBase:
-    """Write a `headwater.yaml` with these sources into `root`."""
+def make_base(root: Path, sources: Mapping[str, Any], **settings: Any) -> KnowledgeBase:
+    """Write a `headwater.yaml` with these sources and other settings into `root`."""
     root.mkdir(parents=True, exist_ok=True)
-    config = {"name": "benchmark", "sources": dict(sources)}
+    config = {"name": "benchmark", "sources": dict(sources), **settings}
     (root / "headwater.yaml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
     return load(root)
 

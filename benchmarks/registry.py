@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from benchmarks import amplification, coldstart, embedding, refresh, search, startup
+from benchmarks import amplification, coldstart, embedding, history, refresh, search, startup
 from benchmarks.figures import Measurement
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
@@ -13,6 +13,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "coldstart": coldstart.measure,
     "search": search.measure,
     "refresh": refresh.measure,
+    "history": history.measure,
     "amplification": amplification.measure,
     "embedding": embedding.measure,
 }
