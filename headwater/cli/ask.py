@@ -1,12 +1,14 @@
-"""Commands that only look: search, status, log, diff, quarantine, dataset, verify, schema."""
+"""Commands that only look: search, status, log, diff, changes, quarantine, dataset, verify."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from headwater.cli.export import TablePath, write_table
 from headwater.cli.options import (
     Time,
     json_option,
@@ -16,6 +18,9 @@ from headwater.cli.options import (
     print_json,
     progress_bars,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @click.command()
@@ -59,7 +64,9 @@ def status(now: datetime | None, kb_path: Path, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("-n", "limit", type=int, default=20, show_default=True, help="At most so many.")
+@click.option(
+    "-n", "limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many."
+)
 @kb_option
 @json_option
 def log(limit: int, kb_path: Path, as_json: bool) -> int:
@@ -79,22 +86,94 @@ def log(limit: int, kb_path: Path, as_json: bool) -> int:
 @kb_option
 @json_option
 def diff(before: str, after: str, text: bool, kb_path: Path, as_json: bool) -> int:
-    """What differs between two snapshots: names, numbers or times. AFTER is the current one."""
+    """What differs between two snapshots: names, numbers, tags or times. AFTER is the current one.
+
+    Added (+), removed (-), changed (~), metadata only (m) and renamed (>) documents, and how many
+    distinct chunk texts came and went.
+    """
     from headwater.cli.render import show_diff
     from headwater.storage.history import diff as compare
     from headwater.storage.history import text_diff
 
     store = open_store(kb_path)
     found = compare(store, before, after)
-    if as_json:
-        print_json(found.as_dict())
-        return 0
-    show_diff(found)
+    texts: list[str] = []
     if text:
-        old, new = store.resolve(before), store.resolve(after)
-        for change in found.documents:
-            click.echo(text_diff(store, change, old, new))
+        # By name: what a time or 'current' means may move on meanwhile.
+        old, new = store.resolve(found.before), store.resolve(found.after)
+        texts = [text_diff(store, change, old, new) for change in found.documents]
+    if as_json:
+        told = found.as_dict()
+        for document, lines in zip(told["documents"], texts, strict=False):
+            document["text"] = lines
+        print_json(told)
+        return 0
+    show_diff(found, texts)
     return 0
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after", default="current")
+@click.option("--source", "-s", "sources", multiple=True, help="Only this source.")
+@click.option(
+    "--output", "-o", type=TablePath(), help="Write a file: .parquet, .arrow (IPC) or .jsonl."
+)
+@click.option("--force", is_flag=True, help="Replace the file of --output if it is there.")
+@kb_option
+@json_option
+def changes(
+    before: str,
+    after: str,
+    sources: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    kb_path: Path,
+    as_json: bool,
+) -> int:
+    """The change feed: what a consumer that knows BEFORE must do to be at AFTER, the current one.
+
+    One row per document that differs: source, key, op (added, changed, metadata, renamed, removed),
+    the versions before and after, the key before a rename, and since when it is known. The cost
+    grows with what changed, not with what there is.
+    """
+    from headwater.cli.render import show_changes, table_rows
+    from headwater.storage.feed import change_feed
+
+    if force and output is None:
+        raise click.UsageError("--force belongs to --output")
+    if output is not None and output.exists() and not force:
+        raise click.UsageError(f"'{output}' is there already: name another file, or add --force")
+    store = open_store(kb_path)
+    first, last = store.resolve(before), store.resolve(after)
+    table = change_feed(store, first.name(), last.name())
+    if sources:
+        known = {*first.sources, *last.sources}
+        table = _of_sources(table, sources, known)
+    if output is not None:
+        write_table(table, output)
+    if as_json:
+        span = {"before": first.name(), "after": last.name(), "changes": table.num_rows}
+        print_json({**span, "output": str(output)} if output else table_rows(table))
+    else:
+        show_changes(table, first.name(), last.name(), output)
+    return 0
+
+
+def _of_sources(table: pa.Table, sources: tuple[str, ...], known: set[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from headwater.errors import NotFoundError
+
+    unknown = [name for name in sources if name not in known]
+    if unknown:
+        raise NotFoundError(
+            "Neither snapshot holds this source",
+            obj=", ".join(unknown),
+            todo=f"they hold: {', '.join(sorted(known))}",
+        )
+    return table.filter(pc.is_in(table["source"], pa.array(sources, pa.string())))
 
 
 @click.group()
@@ -185,13 +264,16 @@ def dataset_status(name: str | None, kb_path: Path, as_json: bool) -> int:
 
 
 @click.command()
-@click.option(
-    "--deep", is_flag=True, help="Read and hash every byte; otherwise sizes are compared."
-)
+@click.option("--quick", is_flag=True, help="Compare sizes; the default.")
+@click.option("--deep", is_flag=True, help="Read and hash every byte.")
 @kb_option
 @json_option
-def verify(deep: bool, kb_path: Path, as_json: bool) -> int:
+def verify(quick: bool, deep: bool, kb_path: Path, as_json: bool) -> int:
     """Check that the store is what its manifests say. Exits with 6 if it is not."""
+    if quick and deep:
+        raise click.UsageError(
+            "--quick and --deep exclude each other: --quick compares sizes, --deep reads every byte"
+        )
     from headwater.cli.render import show_verification
     from headwater.retrieval.index import index_problems
     from headwater.storage.verify import verify as check
@@ -216,4 +298,4 @@ def schema() -> int:
     return 0
 
 
-ASK = (search, status, log, diff, quarantine, dataset, verify, schema)
+ASK = (search, status, log, diff, changes, quarantine, dataset, verify, schema)

@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from headwater.cli.options import json_option, kb_option, open_store, print_json
 
+if TYPE_CHECKING:
+    from headwater.storage.store import Store
+
 
 @click.command()
-@click.argument("source")
-@click.argument("key")
+@click.argument("document", nargs=-1, required=True, metavar="[SOURCE] KEY")
 @kb_option
 @json_option
-def history(source: str, key: str, kb_path: Path, as_json: bool) -> int:
+def history(document: tuple[str, ...], kb_path: Path, as_json: bool) -> int:
     """Every version a document ever had: when each was known, and how it ended.
 
-    Renames are followed both ways; what a rollback left behind is part of it.
+    SOURCE may be left out where one source alone ever had the KEY; SOURCE/KEY, as 'headwater diff'
+    prints it, will do too. Renames are followed both ways; what a rollback left behind is part of
+    it.
     """
     from headwater.cli.render import show_history
     from headwater.storage.lineage import document_history
 
-    found = document_history(open_store(kb_path), source, key)
+    if len(document) > 2:
+        raise click.UsageError("history takes a source and a key; quote a key that has spaces")
+    store = open_store(kb_path)
+    source, key = document if len(document) == 2 else _only_document(store, document[0])
+    found = document_history(store, source, key)
     print_json([span.as_dict() for span in found]) if as_json else show_history(found)
     return 0
+
+
+def _only_document(store: Store, text: str) -> tuple[str, str]:
+    """The one document that `text` means: a key of one source, or SOURCE/KEY."""
+    from headwater.errors import ConfigError, NotFoundError
+    from headwater.storage.lineage import document_history
+
+    known = sorted({name for manifest in store.chain() for name in manifest.sources})
+    head, _, rest = text.partition("/")
+    wanted = [(source, text) for source in known] + [(head, rest)] * (head in known)
+    found = []
+    for source, key in wanted:
+        with suppress(NotFoundError):
+            document_history(store, source, key)
+            found.append((source, key))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        # With one source its own error is the best: it knows which keys are near.
+        if len(known) <= 1:
+            return (known or [""])[0], text
+        raise NotFoundError(
+            "No source ever had this key",
+            obj=text,
+            todo="name the source to see which keys are near: headwater history "
+            f"{'|'.join(known)} '{text}'",
+        )
+    raise ConfigError(
+        "Several sources had this key",
+        obj=text,
+        todo="; or ".join(f"headwater history {source} '{key}'" for source, key in found),
+    )
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -61,6 +62,8 @@ def erase(
         reason=reason,
         follow_renames=not no_renames,
     )
+    if not dry_run and not yes and not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to be asked: look with --dry-run, then add --yes")
     if dry_run or not yes:
         plan = run(kb, request, dry_run=True)
         if dry_run:

@@ -81,9 +81,20 @@ def open_kb(path: Path) -> KnowledgeBase:
 
 
 def open_store(path: Path) -> Store:
-    """The store of the knowledge base in `path`; its configuration is not needed to read it."""
+    """The store of the knowledge base in `path`; its configuration is not needed to read it.
+
+    Raises:
+        NotFoundError: there is none; where the folder is no knowledge base, the message says so.
+    """
+    from headwater.errors import NotFoundError
     from headwater.storage.store import Store
 
+    if not (path / "store").exists() and not (path / "headwater.yaml").exists():
+        raise NotFoundError(
+            "This folder is no knowledge base",
+            obj=str(path.absolute()),
+            todo="name another with --kb, or run 'headwater init DIR' and 'headwater refresh'",
+        )
     return Store.open(path / "store")
 
 

@@ -7,8 +7,11 @@ import io
 import json
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -173,21 +176,63 @@ def show_log(entries: Sequence[LogEntry]) -> None:
         numbers = [str(getattr(entry, name)) for name in counts]
         style = _DIM if entry.expired else ""
         table.add_row(entry.name, _when(entry.observed_at), cause, *numbers, style=style)
-    _out().print(table)
+    _out().print(table if entries else "nothing is published yet: headwater refresh")
 
 
-def show_diff(found: Diff) -> None:
-    """The documents that differ."""
+_MARKS = {"added": "+", "removed": "-", "changed": "~", "metadata": "m", "renamed": ">"}
+
+
+def show_diff(found: Diff, texts: Sequence[str] = ()) -> None:
+    """The documents that differ, each with its text diff if there is one, and how many of a kind."""
     out = _out()
-    marks = {"added": "+", "removed": "-", "changed": "~", "metadata": "m", "renamed": ">"}
-    for change in found.documents:
+    for change, lines in zip(found.documents, texts or repeat(""), strict=False):
         origin = f"  (was {change.renamed_from})" if change.renamed_from else ""
-        out.print(f"{marks[change.op]} {change.source}/{escape(change.key)}{escape(origin)}")
+        out.print(f"{_MARKS[change.op]} {change.source}/{escape(change.key)}{escape(origin)}")
+        _show_text_diff(lines)
+    counts = Counter(change.op for change in found.documents)
+    kinds = ", ".join(f"{counts[op]} {op}" for op in _MARKS if counts[op])
     out.print(
-        f"{found.before} to {found.after}: {len(found.documents)} documents; "
-        f"{found.chunks_added} chunk texts added, {found.chunks_removed} removed",
+        f"{found.before} to {found.after}: {_counted(len(found.documents), 'document')}"
+        f"{f' ({kinds})' if kinds else ''}; "
+        f"{_counted(found.chunks_added, 'chunk text')} added, {found.chunks_removed} removed",
         style=_DIM,
     )
+
+
+def _show_text_diff(lines: str) -> None:
+    """A unified diff, as it is; coloured where the terminal has colour."""
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    for number, line in enumerate(lines.splitlines()):
+        heading = number < 2 and line[:3] in ("---", "+++")
+        click.secho(line, fg=None if heading else colours.get(line[:1]), bold=heading)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def show_changes(feed: pa.Table, before: str, after: str, output: Path | None) -> None:
+    """The change feed, or where it was written."""
+    out = _out()
+    if not feed.num_rows:
+        out.print(f"nothing changed from {before} to {after}")
+    elif output is None:
+        table = _table("op", "source", "key", "was", "known since", "snapshot", "version")
+        for row in feed.to_pylist():
+            table.add_row(
+                row["op"],
+                row["source"],
+                escape(row["key"]),
+                escape(row["renamed_from"] or ""),
+                _when(row["known_at"]),
+                str(row["seq"]),
+                row["after_version_id"] or "·",
+            )
+        out.print(table)
+    if feed.num_rows:
+        out.print(f"{before} to {after}: {_counted(feed.num_rows, 'change')}", style=_DIM)
+    if output is not None:
+        out.print(f"written to {escape(str(output))}")
 
 
 def show_quarantine(rows: Sequence[dict[str, Any]]) -> None:

@@ -190,7 +190,9 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise NotFoundError("A file of the store is missing", obj=str(path)) from None
+        raise NotFoundError(
+            "A file of the store is missing", obj=str(path), todo="run 'headwater verify'"
+        ) from None
     except OSError as error:
         raise StorageUnavailableError.of(error, path) from error
 

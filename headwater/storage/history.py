@@ -163,7 +163,11 @@ def text_of(store: Store, manifest: Manifest, source: str, key: str) -> str:
             [source, key],
         ).fetchall()
     if not rows:
-        raise NotFoundError("No such document", obj=f"{source}/{key} in {manifest.name()}")
+        raise NotFoundError(
+            "No such document",
+            obj=f"{source}/{key} in {manifest.name()}",
+            todo=f"see 'headwater history {source} {key}'",
+        )
     return str(rows[0][0])
 
 

@@ -176,7 +176,9 @@ def _matching(connection: duckdb.DuckDBPyConnection, where: str) -> set[Name]:
     try:
         statements = connection.extract_statements(question)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise ConfigError("Exactly one condition is allowed", obj=where)
+            raise ConfigError(
+                "Exactly one condition is allowed", obj=where, todo="join them by 'and' or 'or'"
+            )
         return set(connection.execute(statements[0]).fetchall())
     except duckdb.Error as error:
         raise ConfigError(

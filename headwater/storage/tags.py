@@ -34,7 +34,11 @@ def read_tag(root: Path, name: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError("A tag cannot be read", obj=f"{path}: {error}") from None
+        raise StoreError(
+            "A tag cannot be read",
+            obj=f"{path}: {error}",
+            todo=f"check its owner and mode, or: headwater tag {name} --delete",
+        ) from None
     if not _SNAPSHOT.fullmatch(text):
         raise StoreError(
             "A tag is damaged", obj=str(path), todo=f"headwater tag {name} SNAPSHOT writes it anew"

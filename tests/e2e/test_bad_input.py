@@ -8,11 +8,13 @@ import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headwater.cli import main
 from headwater.config import load
 from headwater.errors import (
     BusyError,
@@ -30,8 +32,10 @@ from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval import Retriever
 from headwater.storage.claims import claimed
+from headwater.storage.retired import write_retired
 from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store
+from headwater.storage.tags import set_tag
 
 
 def two_notes(base: Any) -> None:
@@ -439,6 +443,90 @@ def test_a_newer_store_is_refused(base: Any) -> None:
         Store.open(base.root / "store")
     three_parts(caught.value)
     assert base.published() == before
+
+
+LOOKING = (
+    ["log"],
+    ["diff", "1"],
+    ["changes", "1"],
+    ["history", "docs", "pumps.md"],
+    ["sql", "from documents"],
+    ["verify"],
+    ["tags"],
+    ["audit"],
+    ["rollback", "1"],
+)
+
+
+Told = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def told(base: Any, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Runs a command line that fails: what failed and what to do, exactly one error."""
+
+    def told(*words: str, check: int) -> tuple[str, str]:
+        kb = [] if "--kb" in words else ["--kb", str(base.root)]
+        code = main([*words, *kb])
+        out, err = capsys.readouterr()
+        what, _, todo = err.strip().partition("\n  -> ")
+        assert (code, out) == (check, ""), (words, err)
+        assert what.startswith("headwater: ") and todo, err
+        return what, todo
+
+    return told
+
+
+def test_a_folder_that_is_no_knowledge_base_is_told(told: Told, tmp_path: Path) -> None:
+    """Every command that looks names the folder, and what to do, and makes nothing."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for words in LOOKING:
+        what, todo = told(*words, "--kb", str(folder), check=9)
+        assert "elsewhere" in what and "headwater refresh" in todo
+        assert words[0] == "sql" or ("--kb" in todo and "headwater init" in todo)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_is_no_store_is_told(base: Any, told: Told) -> None:
+    """A folder called store without FORMAT is refused, and left as it is."""
+    (base.root / "store").mkdir()
+    (base.root / "store" / "holiday.txt").write_text("not mine")
+    for words in LOOKING:
+        what, todo = told(*words, check=9)
+        assert "no store" in what and "headwater refresh" in todo
+    assert [path.name for path in (base.root / "store").iterdir()] == ["holiday.txt"]
+
+
+def test_a_snapshot_that_cannot_be_opened_is_told(base: Any, told: Told) -> None:
+    """Unknown, too early or expired: every command that takes a snapshot says so and what to do."""
+    two_notes(base)
+    base.write("pumps.md", "# Pumps\n\nThe pump has moved.")
+    assert base.refresh().exit_code == 0
+    set_tag(base.store, "reviewed")
+    first = base.store.resolve("1").name()
+    write_retired(base.store.root, [first], now=datetime.now(UTC))
+    before = base.published(), base.listing("tags", "runs", "audit.jsonl")
+    for ref, what, todo in (
+        ("golden", "golden", "reviewed"),
+        ("2020-01-01", "Nothing was published by then", "headwater log"),
+        ("77", "No such snapshot", "headwater log"),
+        ("00000077-0123456789abcdef", "No such snapshot", "headwater log"),
+        ("next tuesday", "no time", "headwater log"),
+        ("1", "expired by retention", "the nearest that are kept"),
+    ):
+        for words in (
+            ["diff", ref],
+            ["diff", "2", ref],
+            ["changes", ref],
+            ["sql", "from documents", "--as-of", ref],
+            ["search", "pump", "--as-of", ref],
+            ["rollback", ref],
+            ["tag", "late", ref],
+        ):
+            found = told(*words, check=9)
+            assert what in found[0] and todo in found[1], words
+    assert (base.published(), base.listing("tags", "runs", "audit.jsonl")) == before
 
 
 @pytest.mark.parametrize(
