@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headwater import __version__
 from headwater.config import KnowledgeBase
 from headwater.flows.encoding import Encoding
-from headwater.flows.texts import Cutter, cut_contents, embed_missing, known_contents
-from headwater.retrieval.index import index_problems, update_index
+from headwater.flows.index_build import Work, build_index, same_space
+from headwater.flows.texts import Cutter, cut_contents
+from headwater.retrieval.index import unheld
 from headwater.storage.changes import Changes, LiveDocument, version_rows
 from headwater.storage.embeddings import EmbeddingCache
-from headwater.storage.history import live_texts
+from headwater.storage.lookup import among, chunk_pairs, rows_with
 from headwater.storage.manifest import (
     Gate,
     Manifest,
@@ -23,6 +26,7 @@ from headwater.storage.manifest import (
     child_of,
     format_time,
 )
+from headwater.storage.merging import merge_history
 from headwater.storage.objects import ObjectEntry, ObjectStore
 from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_tables, query
 from headwater.validation.contracts import Suite
@@ -36,6 +40,12 @@ select l.key, l.title, l.url, l.source_ts, lower(hex(l.content_hash)) as content
 from live l join (select content_hash, chars from contents) c using (content_hash)
 where l.source = ? order by l.key
 """
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+Rows = tuple[pa.Table, pa.Table]
+"""Rows of `CONTENTS` and the rows of `CHUNKS` that hang on them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def build_draft(
     step: Step,
     *,
     encoding: Encoding,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Draft:
     """Write the objects of the next snapshot and return its manifest; CURRENT does not move.
 
@@ -93,61 +103,67 @@ def build_draft(
         StorageUnavailableError: the disk is full or read-only; the vectors made so far are kept.
         ModelError: the model is not the one the vectors were made with.
     """
-    parent = step.parent
-    draft = _with_history(objects, step, kb, encoding)
-    draft = _with_texts(objects, draft, step, encoding.cutter)
+    with ThreadPoolExecutor(1) as ahead:
+        # The one thing whose cost grows with the store; meanwhile the new texts are cut.
+        reading = ahead.submit(chunk_pairs, objects, step.parent.chunks if step.parent else ())
+        draft = _with_history(objects, step, kb, encoding)
+        incoming = cut_contents(_incoming_texts(step), encoding.cutter)
+        known = reading.result()
+    draft, pairs = _with_texts(objects, draft, step, incoming, known, encoding.cutter)
+    draft = merge_history(objects, draft)
     checks = _table_checks(objects, draft, step)
     tables = [critical_tables(found, source=name) for name, found in checks.items()]
-    live = live_texts(objects, draft)
-    cache = EmbeddingCache(objects, space=encoding.encoder.fingerprint, dim=encoding.encoder.dim)
-    embedded = embed_missing(
-        objects,
-        draft,
-        live,
-        cache=cache,
-        embedder=encoding.embedder,
-        progress=lambda done, total: progress("embed", done, total),
+    built = build_index(
+        Work(
+            objects=objects,
+            parent=step.parent,
+            draft=draft,
+            changes=step.changes,
+            live=step.live,
+            pairs=pairs,
+            encoding=encoding,
+            config=kb.config.index,
+            progress=lambda done, total: progress("embed", done, total),
+        )
     )
-    same_space = (
-        parent is not None
-        and parent.encoder is not None
-        and parent.encoder.fingerprint == encoding.encoder.fingerprint
-    )
-    segments = update_index(
-        objects,
-        parent=parent.segments if parent and same_space else (),
-        live=live,
-        cache=cache,
-        config=kb.config.index,
-    )
-    draft = replace(draft, encoder=encoding.encoder, segments=segments)
-    problems = index_problems(objects, draft, live)
-    complete = Gate(
-        "index-complete",
-        not problems,
-        detail="; ".join(problems[:5]) or f"{len(live)} live texts, each in the index once",
-    )
-    counts = _counts(objects, draft, texts=len(live), quarantined=step.quarantine.num_rows)
     sources = {
-        name: replace(state, documents=counts.pop(f"source:{name}", 0))
+        name: replace(state, documents=built.documents.get(name, 0))
         for name, state in draft.sources.items()
     }
-    manifest = replace(
-        draft, counts=counts, sources=sources, gates=(*step.gates, *tables, complete)
+    counts = {
+        "documents": sum(built.documents.values()),
+        "chunks": built.chunks,
+        "texts": built.texts,
+        "quarantined": step.quarantine.num_rows,
+    }
+    complete = Gate(
+        "index-complete",
+        not built.problems,
+        detail="; ".join(built.problems[:5]) or f"{built.texts} live texts, each in the index once",
     )
-    return Draft(manifest, embedded, checks)
+    manifest = replace(
+        draft,
+        encoder=encoding.encoder,
+        segments=built.segments,
+        counts=counts,
+        sources=sources,
+        gates=(*step.gates, *tables, complete),
+    )
+    return Draft(manifest, built.embedded, checks)
 
 
 def texts_to_embed(objects: ObjectStore, step: Step, encoding: Encoding) -> int:
     """How many distinct texts `build_draft` would have to embed; writes nothing."""
     parent, encoder = step.parent, encoding.encoder
     cache = EmbeddingCache(objects, space=encoder.fingerprint, dim=encoder.dim)
-    _, chunks = cut_contents(_new_contents(step, known_contents(objects, parent)), encoding.cutter)
+    pairs = chunk_pairs(objects, parent.chunks if parent else ())
+    incoming = cut_contents(_incoming_texts(step), encoding.cutter)
+    _, chunks = _unknown(objects, step, incoming, pairs, encoding.cutter)
     hashes = set(chunks["text_hash"].to_pylist())
     if parent and parent.chunker != encoding.cutter.name:
         _, chunks = cut_contents(_live_contents(objects, step), encoding.cutter)
         hashes.update(chunks["text_hash"].to_pylist())
-    return len(cache.missing(sorted(hashes)))
+    return len(cache.missing(unheld(objects, same_space(parent, encoding), hashes)))
 
 
 def _live_contents(objects: ObjectStore, step: Step) -> dict[bytes, str]:
@@ -169,13 +185,42 @@ def _live_contents(objects: ObjectStore, step: Step) -> dict[bytes, str]:
     return {content_hash: text for content_hash, text in pairs if content_hash in kept}
 
 
-def _new_contents(step: Step, known: set[bytes]) -> dict[bytes, str]:
+def _incoming_texts(step: Step) -> dict[bytes, str]:
+    """Texts that the history may not hold yet; what is only renamed or touched it surely holds."""
     return {
         record.content_hash: record.text
         for changes in step.changes
-        for record in changes.incoming()
-        if record.text is not None and record.content_hash not in known
+        for record in (*changes.added, *changes.changed)
+        if record.text is not None
     }
+
+
+def _unknown(
+    objects: ObjectStore, step: Step, incoming: Rows, pairs: pa.Table, cutter: Cutter
+) -> Rows:
+    """Those rows of `CONTENTS` and `CHUNKS` that the history does not hold yet.
+
+    A content that it holds is known by its chunks, whose hashes are needed anyway; only one that
+    has none, or whose chunks are about to be cut anew, is looked for among the contents.
+    """
+    contents, chunks = incoming
+    asked = contents["content_hash"].combine_chunks()
+    known = among(pairs, "content_hash", asked)["content_hash"].combine_chunks()
+    contents, chunks = _without(contents, known), _without(chunks, known)
+    parent, unsure = step.parent, contents
+    if parent is not None and parent.chunker == cutter.name:
+        unsure = _without(contents, chunks["content_hash"].combine_chunks())
+    if parent is not None and unsure.num_rows:
+        schema = pa.schema([CONTENTS.field("content_hash")])
+        asked = unsure["content_hash"].combine_chunks()
+        found = rows_with(objects, parent.contents, "content_hash", asked, schema=schema)
+        known = found["content_hash"].combine_chunks()
+        contents, chunks = _without(contents, known), _without(chunks, known)
+    return contents, chunks
+
+
+def _without(table: pa.Table, contents: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["content_hash"], value_set=contents)))
 
 
 def _with_history(
@@ -209,23 +254,40 @@ def _with_history(
     )
 
 
-def _with_texts(objects: ObjectStore, draft: Manifest, step: Step, cutter: Cutter) -> Manifest:
+def _with_texts(
+    objects: ObjectStore,
+    draft: Manifest,
+    step: Step,
+    incoming: Rows,
+    known: pa.Table,
+    cutter: Cutter,
+) -> tuple[Manifest, pa.Table]:
+    """The draft with the contents that are new and their chunks, and the hashes of all its chunks.
+
+    Args:
+        objects: where to.
+        draft: with the history.
+        step: what the draft is made of.
+        incoming: rows of `CONTENTS` and `CHUNKS` that may be new.
+        known: the hashes of the parent's chunks.
+        cutter: what cut `incoming`.
+    """
     parent = step.parent
-    known = known_contents(objects, parent)
-    contents, chunks = cut_contents(_new_contents(step, known), cutter)
+    contents, chunks = _unknown(objects, step, incoming, known, cutter)
     draft = replace(
         draft,
         contents=(*draft.contents, *put_rows(objects, [contents], CONTENTS, "contents.parquet")),
         chunks=(*draft.chunks, *put_rows(objects, [chunks], CHUNKS, "chunks.parquet")),
     )
     if parent is None or parent.chunker == cutter.name:
-        return draft
+        return draft, pa.concat_tables([known, chunks.select(known.schema.names)])
     # Another chunker: every content of the history is cut again, so that its chunks are of one kind.
     with open_tables(objects, draft) as connection:
         table = query(connection, "select content_hash, text from contents")
     texts = dict(zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
     _, chunks = cut_contents(texts, cutter)
-    return replace(draft, chunks=tuple(put_rows(objects, [chunks], CHUNKS, "chunks.parquet")))
+    draft = replace(draft, chunks=tuple(put_rows(objects, [chunks], CHUNKS, "chunks.parquet")))
+    return draft, chunks.select(known.schema.names)
 
 
 def _table_checks(
@@ -251,20 +313,3 @@ def put_rows(
         return []
     # A hit reads the one row group that holds its text; small groups keep that read small.
     return [objects.put_table(table, kind, row_group_size=1024)]
-
-
-def _counts(
-    objects: ObjectStore, manifest: Manifest, *, texts: int, quarantined: int
-) -> dict[str, int]:
-    with open_tables(objects, manifest) as connection:
-        sources = connection.execute("select source, count(*) from live group by 1").fetchall()
-        chunks = connection.execute(
-            "select count(*) from live join chunks using (content_hash)"
-        ).fetchone()
-    return {
-        "documents": sum(n for _, n in sources),
-        "chunks": int(chunks[0]) if chunks else 0,
-        "texts": texts,
-        "quarantined": quarantined,
-        **{f"source:{name}": int(n) for name, n in sources},
-    }

@@ -7,7 +7,8 @@ quarantine are primary: what they held can only come from a backup or from the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -142,18 +143,39 @@ def _heal(
 def _chunks(
     kb: KnowledgeBase, objects: ObjectStore, entry: ObjectEntry, manifest: Manifest
 ) -> Iterator[ObjectEntry]:
-    """Cut again: each object of contents by itself, then all together (after a new chunk size)."""
+    """Cut again: what no other object of chunks covers; failing that, contents by contents.
+
+    The first is right whatever was merged, if the other objects are whole. Chunks are merged with
+    their contents, so where several are damaged each mostly belongs to one object of contents.
+    """
     cutter = cutter_of(manifest, objects)
     if cutter is None:
         return
-    everything: dict[bytes, str] = {}
-    for contents in manifest.contents:
-        table = objects.read_table(contents)
-        pairs = zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True)
-        texts = dict(pairs)
-        everything |= texts
+    covered = _covered(objects, [other for other in manifest.chunks if other != entry])
+    parts = [_texts(objects, contents) for contents in manifest.contents]
+    everything = {name: text for part in parts for name, text in part.items()}
+    for texts in (everything, *parts):
+        rest = {name: text for name, text in texts.items() if name not in covered}
+        yield from put_rows(objects, [cut_contents(rest, cutter)[1]], CHUNKS, entry.kind)
+    for texts in (*parts, everything):
+        if covered.isdisjoint(texts):
+            continue
         yield from put_rows(objects, [cut_contents(texts, cutter)[1]], CHUNKS, entry.kind)
-    yield from put_rows(objects, [cut_contents(everything, cutter)[1]], CHUNKS, entry.kind)
+
+
+def _covered(objects: ObjectStore, chunks: Sequence[ObjectEntry]) -> set[bytes]:
+    """The contents whose chunks stand in one of these objects; damaged ones say nothing."""
+    found: set[bytes] = set()
+    for entry in chunks:
+        with suppress(CorruptObjectError):
+            found.update(objects.read_table(entry, ["content_hash"])["content_hash"].to_pylist())
+    return found
+
+
+def _texts(objects: ObjectStore, contents: ObjectEntry) -> dict[bytes, str]:
+    table = objects.read_table(contents)
+    pairs = zip(table["content_hash"].to_pylist(), table["text"].to_pylist(), strict=True)
+    return dict(pairs)
 
 
 def _vectors(

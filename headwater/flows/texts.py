@@ -11,13 +11,17 @@ import pyarrow as pa
 from headwater.retrieval.chunking import Chunk, chunk, normalise, text_hash
 from headwater.retrieval.embedding import Embedder
 from headwater.retrieval.tokens import Tokenizer
+from headwater.storage.embedding_merge import merge_embeddings
 from headwater.storage.embeddings import EmbeddingCache
+from headwater.storage.lookup import rows_with
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import ObjectStore
-from headwater.storage.tables import CHUNKS, CONTENTS, open_tables, query
+from headwater.storage.tables import CHUNKS, CONTENTS
 
 COMMIT_EVERY = 256
 """Texts between two commits of vectors: what a killed run can lose at most."""
+
+_TEXTS = pa.schema([CHUNKS.field("text_hash"), CHUNKS.field("text")])
 
 
 @dataclass(frozen=True)
@@ -64,34 +68,26 @@ def cut_contents(contents: Mapping[bytes, str], cutter: Cutter) -> tuple[pa.Tabl
     return stored, pa.Table.from_pylist(rows, schema=CHUNKS)
 
 
-def known_contents(objects: ObjectStore, manifest: Manifest | None) -> set[bytes]:
-    """The hashes of every content the snapshot's history holds; reads no text."""
-    found: set[bytes] = set()
-    for entry in manifest.contents if manifest else ():
-        found.update(objects.read_table(entry, ["content_hash"])["content_hash"].to_pylist())
-    return found
-
-
 def embed_missing(
     objects: ObjectStore,
     draft: Manifest,
-    live: Iterable[bytes],
+    wanted: Iterable[bytes],
     *,
     cache: EmbeddingCache,
     embedder: Callable[[], Embedder],
     progress: Callable[[int, int], None],
 ) -> int:
-    """Give every live text a vector; returns how many had none.
+    """Give every text a vector; returns how many had none.
 
     Args:
         objects: the store's objects.
         draft: the snapshot in the making; its chunks hold the texts.
-        live: hashes of the live texts.
+        wanted: hashes of the texts that need one.
         cache: where vectors are looked up and committed, every `COMMIT_EVERY` texts.
         embedder: opened only when something is missing.
         progress: called with (done, total).
     """
-    missing = cache.missing(list(live))
+    missing = cache.missing(list(wanted))
     if not missing:
         return 0
     texts = _texts(objects, draft, missing)
@@ -111,18 +107,19 @@ def embed_missing(
     if hashes:
         cache.add(hashes, np.concatenate(vectors))
         progress(len(missing), len(missing))
+    merge_embeddings(objects, cache)
     return len(missing)
 
 
 def _texts(objects: ObjectStore, draft: Manifest, hashes: list[bytes]) -> list[str]:
-    """The normalised texts of `hashes`, in their order."""
-    wanted = pa.table({"text_hash": pa.array(hashes, pa.binary(32))})
-    with open_tables(objects, draft) as connection:
-        connection.register("wanted", wanted)
-        table = query(
-            connection,
-            "select c.text_hash, any_value(c.text order by c.content_hash, c.ordinal) as text "
-            "from chunks c where c.text_hash in (select text_hash from wanted) group by 1",
-        )
-    found = dict(zip(table["text_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
+    """The normalised texts of `hashes`, in their order; the newest chunks are searched first."""
+    found: dict[bytes, str] = {}
+    left = set(hashes)
+    for entry in reversed(draft.chunks):
+        if not left:
+            break
+        wanted = pa.array(sorted(left), _TEXTS.field("text_hash").type)
+        table = rows_with(objects, [entry], "text_hash", wanted, schema=_TEXTS)
+        found.update(zip(table["text_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
+        left -= found.keys()
     return [normalise(found[h]) for h in hashes]

@@ -70,7 +70,78 @@ def update_index(
     """
     wanted = np.unique(hash_array(live))
     rows, covered = _mark(objects, parent, wanted)
-    fresh = wanted[~covered]
+    return _written(objects, parent, rows, wanted[~covered], cache, config, progress)
+
+
+def advance_index(
+    objects: ObjectStore,
+    *,
+    parent: tuple[Segment, ...],
+    added: Iterable[bytes] | np.ndarray,
+    removed: Iterable[bytes] | np.ndarray,
+    cache: EmbeddingCache,
+    config: IndexConfig,
+    progress: Progress | None = None,
+) -> tuple[Segment, ...]:
+    """What `update_index` gives, found by looking at what changed alone.
+
+    Only segments that are merged are checked against their names; in the others a few rows are
+    looked up, and a wrong answer is noticed by `step_problems`.
+
+    Args:
+        objects: where segments are read and written.
+        parent: segments of the snapshot before, which serve each of its texts once.
+        added: texts that it does not serve and the next one does.
+        removed: texts that it serves and the next one does not.
+        cache: holds the vector of every added text that no parent segment holds.
+        config: when to merge, when to build a graph.
+        progress: called while a graph is built.
+
+    Raises:
+        KeyError: a text has no vector in the cache.
+        CorruptObjectError: a parent's segment is damaged.
+        StorageUnavailableError: the disk is full or forbidden.
+    """
+    fresh, gone = np.unique(hash_array(added)), np.unique(hash_array(removed))
+    rows = []
+    for segment in parent:
+        held = open_vectors(objects, segment.vectors, deep=False)
+        alive = alive_rows(objects, segment)
+        places = find(held.hashes, gone)
+        alive[places[places >= 0]] = False
+        # A text that several segments hold lives in the first.
+        places = find(held.hashes, fresh)
+        alive[places[places >= 0]] = True
+        fresh = fresh[places < 0]
+        rows.append(_Rows(segment, held, alive))
+    return _written(objects, parent, rows, fresh, cache, config, progress)
+
+
+def unheld(
+    objects: ObjectStore, segments: Iterable[Segment], texts: Iterable[bytes] | np.ndarray
+) -> list[bytes]:
+    """Those of `texts`, sorted, that no segment has a row for, dead or alive.
+
+    Raises:
+        CorruptObjectError: a segment is missing or holds no such rows.
+    """
+    left = np.unique(hash_array(texts))
+    for segment in segments:
+        held = open_vectors(objects, segment.vectors, deep=False).hashes
+        left = left[find(held, left) < 0]
+    return _names(left)
+
+
+def _written(
+    objects: ObjectStore,
+    parent: tuple[Segment, ...],
+    rows: Sequence[_Rows],
+    fresh: np.ndarray,
+    cache: EmbeddingCache,
+    config: IndexConfig,
+    progress: Progress | None,
+) -> tuple[Segment, ...]:
+    """Merge what is to be merged and write what differs from the parent."""
     facts = [
         SegmentFacts(len(r.alive), int((~r.alive).sum()), r.segment.graph is not None) for r in rows
     ]
@@ -78,6 +149,9 @@ def update_index(
     segments = [_with_tombstones(objects, rows[i]) for i in plan.kept]
     if plan.new_rows:
         merged = [rows[i] for i in plan.merged]
+        for part in merged:
+            # Its vectors are about to be copied: from now on only the copy would be checked.
+            objects.path(part.segment.vectors)
         hashes, vectors = _gather(merged, fresh, cache)
         segments.append(_write(objects, plan, hashes, vectors, config, progress))
     return parent if tuple(segments) == parent else tuple(segments)
@@ -101,7 +175,7 @@ def index_problems(
         try:
             held = open_vectors(objects, segment.vectors)
             alive = alive_rows(objects, segment)
-            problems += _segment_problems(objects, segment, held, manifest)
+            problems += segment_problems(objects, segment, held, manifest)
         except HeadwaterError as error:
             problems.append(f"{error.what}: {error.obj}")
             continue
@@ -165,8 +239,7 @@ def _gather(
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     vectors = np.empty((len(hashes), cache.dim), dtype=np.float32)
-    names = np.ascontiguousarray(fresh).view(np.uint8).reshape(-1, fresh.dtype.itemsize)
-    vectors[place[: len(fresh)]] = cache.vectors([name.tobytes() for name in names])
+    vectors[place[: len(fresh)]] = cache.vectors(_names(fresh))
     at = len(fresh)
     for rows in merged:
         count = int(rows.alive.sum())
@@ -190,9 +263,15 @@ def _write(
     return Segment(entry, graph, ef)
 
 
-def _segment_problems(
+def _names(hashes: np.ndarray) -> list[bytes]:
+    rows = np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, hashes.dtype.itemsize)
+    return [row.tobytes() for row in rows]
+
+
+def segment_problems(
     objects: ObjectStore, segment: Segment, held: SegmentVectors, manifest: Manifest
 ) -> list[str]:
+    """What is wrong with the rows of a segment and the graph over them; empty when it is whole."""
     name = f"objects/{segment.vectors.name}"
     problems = []
     if not is_ordered(held.hashes):

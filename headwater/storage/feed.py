@@ -1,12 +1,13 @@
 """The change feed: what a consumer must do to follow the store from one snapshot to another.
 
 Between a snapshot and its descendant, the feed comes from the files that only the descendant names:
-its cost grows with what changed. Across a rollback there is no such range; two states are compared.
+its cost grows with what changed, and with the older rows that were merged with it since. Across a
+rollback there is no such range; two states are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,10 +50,10 @@ Hashes = Mapping[str, tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Range:
-    """What only the later of two snapshots names.
+    """What only the later of two snapshots holds.
 
     Attributes:
-        begun, ended: its rows of `versions` and `closures`.
+        begun, ended: its rows of `versions` and `closures` that the earlier one does not hold.
         fresh: the contents that the earlier snapshot's history did not hold.
     """
 
@@ -81,8 +82,8 @@ class Net:
 def change_feed(store: Store, before: str | None, after: str | None = None) -> pa.Table:
     """The documents that differ between two snapshots, as a table of `FEED`.
 
-    If `after` descends from `before` without a rollback in between, only the files that `after`
-    adds are read. The one exception: for documents that got a content the store held already, or
+    If `after` descends from `before` without a rollback in between, only the files that `before`
+    does not name are read, and of the contents those that were merged since. The one exception: for documents that got a content the store held already, or
     new metadata only, three narrow columns of the older version files tell what they were.
 
     Args:
@@ -94,9 +95,9 @@ def change_feed(store: Store, before: str | None, after: str | None = None) -> p
         NotFoundError: one of them does not exist.
     """
     first, second = store.resolve(before), store.resolve(after)
-    if not _descends(store, first, second):
+    added = _range(store.objects, first, second) if _descends(store, first, second) else None
+    if added is None:
         return _compared(store.objects, first, second)
-    added = _range(store.objects, first, second)
     found = net(added)
     wanted = undecided(found, added.fresh)
     hashes = _hashes(store.objects, first.versions, wanted) if wanted else {}
@@ -193,25 +194,55 @@ def _by_key(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _descends(store: Store, first: Manifest, second: Manifest) -> bool:
-    """Whether `second` follows `first` with nothing but additions to its files."""
+    """Whether `second` follows `first` without a rollback in between."""
     target, link = first.name(), second
     while link.seq > first.seq and link.cause != "rollback" and link.parent:
         if link.parent == target:
-            return all(
-                set(getattr(first, kind)) <= set(getattr(second, kind))
-                for kind in ("versions", "closures", "contents")
-            )
+            return True
         link = store.manifest(link.parent)
     return target == second.name()
 
 
-def _range(objects: ObjectStore, first: Manifest, second: Manifest) -> Range:
-    contents = _rows(objects, _only(first.contents, second.contents), ["content_hash"])
+def _range(objects: ObjectStore, first: Manifest, second: Manifest) -> Range | None:
+    """What was added after `first`; None where something else happened to its rows.
+
+    Files that both name cancel out. A file that only the later one names may hold older rows too,
+    because files were merged: rows of history tell by their `seq`, contents by comparison.
+    """
+    begun = _later(objects, first.versions, second.versions, _BEGUN, first.seq)
+    ended = _later(objects, first.closures, second.closures, _ENDED, first.seq)
+    if begun is None or ended is None:
+        return None
+    held = _hashes_only(objects, _only(second.contents, first.contents))
     return Range(
-        tuple(_rows(objects, _only(first.versions, second.versions), _BEGUN)),
-        tuple(_rows(objects, _only(first.closures, second.closures), _ENDED)),
-        frozenset(row["content_hash"] for row in contents),
+        tuple(begun),
+        tuple(ended),
+        _hashes_only(objects, _only(first.contents, second.contents)) - held,
     )
+
+
+def _later(
+    objects: ObjectStore,
+    first: Sequence[ObjectEntry],
+    second: Sequence[ObjectEntry],
+    names: list[str],
+    seq: int,
+) -> list[Row] | None:
+    """The rows after `seq`; None where the others are not as many as they were."""
+    import pyarrow.compute as pc
+
+    found: list[Row] = []
+    older = 0
+    for entry in _only(first, second):
+        table = objects.read_table(entry, names)
+        later = table.filter(pc.greater(table["seq"], seq))
+        older += table.num_rows - later.num_rows
+        found += later.to_pylist()
+    return found if older == sum(entry.rows for entry in _only(second, first)) else None
+
+
+def _hashes_only(objects: ObjectStore, entries: Iterable[ObjectEntry]) -> frozenset[bytes]:
+    return frozenset(row["content_hash"] for row in _rows(objects, entries, ["content_hash"]))
 
 
 def _only(first: Iterable[ObjectEntry], second: Iterable[ObjectEntry]) -> list[ObjectEntry]:
@@ -244,15 +275,22 @@ def _compared(objects: ObjectStore, first: Manifest, second: Manifest) -> pa.Tab
         for source in sorted({*old, *new})
         for change in compare_live(source, old.get(source, {}), new.get(source, {}))
     ]
-    held = {entry.name for entry in (*first.versions, *first.closures)}
-    begun = [e for e in second.versions if e.name not in held]
-    ended = [e for e in second.closures if e.name not in held]
     return _table(
         changes,
-        _by_key(_rows(objects, begun, ["version_id", "source", "key", "known_at", "seq"])),
-        _by_key(_rows(objects, ended, ["version_id", "source", "key", "known_at", "seq"])),
+        _by_key(_unknown_to(objects, first.versions, second.versions)),
+        _by_key(_unknown_to(objects, first.closures, second.closures)),
         second,
     )
+
+
+def _unknown_to(
+    objects: ObjectStore, first: Sequence[ObjectEntry], second: Sequence[ObjectEntry]
+) -> list[Row]:
+    """The rows of the second history that the first does not hold."""
+    old = _rows(objects, _only(second, first), ["version_id", "seq"])
+    held = {(row["version_id"], row["seq"]) for row in old}
+    new = _rows(objects, _only(first, second), ["version_id", "source", "key", "known_at", "seq"])
+    return [row for row in new if (row["version_id"], row["seq"]) not in held]
 
 
 def _table(

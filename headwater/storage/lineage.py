@@ -7,7 +7,7 @@ branch it leaves and begins those of the snapshot it restores again.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -57,7 +57,7 @@ class Step:
 
     Attributes:
         rollback: whether it went back to an earlier one.
-        versions, closures: the names of the objects it names.
+        versions, closures: the names of the objects that hold its rows: those up to its `seq`.
     """
 
     name: str
@@ -127,8 +127,10 @@ def spans(
     open_since: dict[str, tuple[Step, str]] = {}
     found: list[VersionSpan] = []
     for step in steps:
-        closures = {e.version_id: e for name in step.closures for e in ended.get(name, ())}
-        live = {v.version_id for name in step.versions for v in begun.get(name, ())}
+        over_by_then = (e for name in step.closures for e in ended.get(name, ()))
+        closures = {e.version_id: e for e in over_by_then if e.seq <= step.seq}
+        held = (v for name in step.versions for v in begun.get(name, ()))
+        live = {v.version_id for v in held if v.seq <= step.seq}
         live = (live & family) - set(closures)
         over = [versions[v] for v in open_since if v not in live]
         for version in over:
@@ -198,16 +200,34 @@ def _span(version: Begun, since: Step, began: str, until: Step | None, op: str) 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def distinct(chain: Iterable[Manifest], kind: str) -> dict[str, ObjectEntry]:
-    """Object name -> entry of all `versions` or all `closures` that a chain names, each once."""
-    return {entry.name: entry for manifest in chain for entry in getattr(manifest, kind)}
+def branches(chain: Sequence[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
+    """Each snapshot of a chain, newest first, with the last one before the next rollback.
+
+    History is only added to until a rollback goes back. So that last snapshot holds all rows of
+    those before it, and they hold its rows up to their own `seq`; its objects are kept, whatever
+    has expired since, while theirs may have been merged and be gone.
+    """
+    last: Manifest | None = None
+    for manifest in chain:
+        last = last or manifest
+        yield manifest, last
+        if manifest.cause == "rollback":
+            last = None
+
+
+def distinct(chain: Sequence[Manifest], kind: str) -> dict[str, ObjectEntry]:
+    """Object name -> entry of `versions` or `closures`: all rows that a chain ever held.
+
+    A row may stand in several objects, because branches merge their files on their own.
+    """
+    return {entry.name: entry for _, last in branches(chain) for entry in getattr(last, kind)}
 
 
 def document_history(store: Store, source: str, key: str) -> tuple[VersionSpan, ...]:
     """Every version that the documents with this key ever had, across all published snapshots.
 
-    Each distinct object of the chain is read once, without its texts. Branches that a rollback left
-    are part of it.
+    Each object of the current snapshot, and of those that a rollback left, is read once, without
+    its texts.
 
     Raises:
         NotFoundError: the source or the key was never known, or nothing is published.
@@ -228,18 +248,18 @@ def document_history(store: Store, source: str, key: str) -> tuple[VersionSpan, 
             todo=_suggestion(key, rows),
         )
     ends = _rows_of(store, distinct(chain, "closures"), CLOSURES, Ended, source)
-    steps = [_step(manifest) for manifest in reversed(chain)]
+    steps = [_step(manifest, last) for manifest, last in branches(chain)][::-1]
     return spans(key, steps, _by_object(rows, keys, Begun), _by_object(ends, keys, Ended))
 
 
-def _step(manifest: Manifest) -> Step:
+def _step(manifest: Manifest, last: Manifest) -> Step:
     return Step(
         manifest.name(),
         manifest.seq,
         manifest.time,
         manifest.cause == "rollback",
-        tuple(entry.name for entry in manifest.versions),
-        tuple(entry.name for entry in manifest.closures),
+        tuple(entry.name for entry in last.versions),
+        tuple(entry.name for entry in last.closures),
     )
 
 

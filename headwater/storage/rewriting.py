@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from headwater.storage.embeddings import SPACE_KEY
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
 from headwater.storage.subjects import Subjects
 from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS
@@ -68,6 +69,10 @@ def rewrite(
     if not keep or removed == narrow.num_rows:
         return Rewritten(entry, None, removed)
     table = _without_origin(objects.read_table(entry).filter(pc.invert(mask)), subjects)
+    if entry.kind == EMBEDDINGS:
+        # What a merged part covers, it covers no more: one of those may be written again one day.
+        space = {SPACE_KEY: (table.schema.metadata or {}).get(SPACE_KEY, b"")}
+        table = table.replace_schema_metadata(space)
     if entry.kind in _SCHEMAS:
         # Parquet gives the items of a list another name, and equal rows must be equal bytes.
         table = table.cast(_SCHEMAS[entry.kind])

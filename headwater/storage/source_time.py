@@ -24,7 +24,7 @@ left this version behind, so the current snapshot's history does not hold it."""
 _TRUE_AT = """
 with newest as (
     select * from versions where source_ts <= $1
-    qualify row_number() over (partition by source, key order by source_ts desc, seq desc) = 1
+    qualify row_number() over (partition by source, key order by source_ts desc, seq desc, current desc) = 1
 )
 select {columns}, not current as withdrawn from newest n
 where not exists (
@@ -49,6 +49,7 @@ def true_at(store: Store, when: datetime) -> pa.Table:
     """
     import duckdb
 
+    # A version may stand in two files: with its branch merged, and as the current snapshot has it.
     chain = list(store.chain()) or [store.resolve(None)]
     with duckdb.connect(config={"autoload_known_extensions": False}) as connection:
         connection.execute("set timezone='UTC'")

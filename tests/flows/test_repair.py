@@ -11,6 +11,7 @@ from headwater.flows.repair import damaged_objects, repair
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval.index import index_problems
+from headwater.storage import merging
 from headwater.storage.store import Store
 from headwater.storage.verify import verify
 
@@ -140,3 +141,41 @@ def test_a_whole_store_is_left_alone(kb):
     found = repair(kb, Store.open(kb.store))
     assert (found.healed, found.dropped, found.lost) == ((), (), {})
     assert {name: path.stat().st_mtime_ns for name, path in objects_of(kb).items()} == before
+
+
+@pytest.fixture
+def merged(tmp_path, monkeypatch):
+    """Five snapshots whose history was merged where two files of a size met."""
+    monkeypatch.setattr(merging, "FAN_IN", 2)
+    (tmp_path / "headwater.yaml").write_text(YAML)
+    kb = config.load(tmp_path)
+    for edition in range(5):
+        edits = {f"n{edition}": f"# Note\n\nEdition {edition}.\n\n# More\n\nOf it."}
+        source = MemorySource.of(notes(0, 20 + edition, **edits))
+        assert refresh(
+            kb, RefreshOptions(), encoding=twin_encoding, sources={"notes": source}
+        ).published
+    return kb
+
+
+def test_every_object_of_merged_chunks_is_cut_again(merged):
+    """Of each snapshot, whatever was merged into it: the same bytes."""
+    manifests = list(Store.open(merged.store).chain())
+    assert len(manifests) == 5 and len(manifests[0].chunks) < 4
+    entries = {entry.name for manifest in manifests for entry in manifest.chunks}
+    for name in entries:
+        path = objects_of(merged)[name]
+        whole = flip(path, path.stat().st_size // 2)
+        assert repair(merged, Store.open(merged.store)).healed == (name,)
+        assert path.read_bytes() == whole
+    assert deep(merged).ok
+
+
+def test_all_chunks_at_once_are_cut_again(merged):
+    """Merged in step with their contents, each object is the chunks of one of contents."""
+    store = Store.open(merged.store)
+    entries = {entry.name for manifest in store.chain() for entry in manifest.chunks}
+    for name in entries:
+        (store.objects.root / name).unlink()
+    assert set(repair(merged, Store.open(merged.store)).healed) == entries
+    assert deep(merged).ok

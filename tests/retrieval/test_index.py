@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from headwater.config import IndexConfig
-from headwater.retrieval.index import alive_rows, index_problems, update_index
-from headwater.retrieval.segments import open_vectors, write_vectors
+from headwater.errors import CorruptObjectError
+from headwater.retrieval.index import (
+    advance_index,
+    alive_rows,
+    index_problems,
+    unheld,
+    update_index,
+)
+from headwater.retrieval.index_step import step_problems
+from headwater.retrieval.segments import open_vectors, write_tombstones, write_vectors
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.manifest import Manifest, Segment
 from headwater.storage.objects import ObjectStore
@@ -47,6 +55,29 @@ class Shop:
             self.cache.add(missing, np.array([vector(h) for h in missing]))
         return update_index(
             self.objects, parent=parent, live=list(live), cache=self.cache, config=config
+        )
+
+    def advance(self, parent, *, added=(), removed=(), config=CONFIG):
+        missing = self.cache.missing(sorted(set(added)))
+        if missing:
+            self.cache.add(missing, np.array([vector(h) for h in missing]))
+        return advance_index(
+            self.objects,
+            parent=parent,
+            added=list(added),
+            removed=list(removed),
+            cache=self.cache,
+            config=config,
+        )
+
+    def step(self, parent, segments, *, added=(), removed=(), texts):
+        return step_problems(
+            self.objects,
+            manifest(segments),
+            parent=parent,
+            added=list(added),
+            removed=list(removed),
+            texts=texts,
         )
 
     def problems(self, segments, live):
@@ -167,6 +198,131 @@ def test_a_damaged_object_is_a_problem_with_its_name(tmp_path):
     assert any(whole[0].graph.sha256 in p for p in problems)
 
 
+def test_texts_that_a_segment_has_a_row_for_need_no_vector(shop):
+    """Dead or alive, a row of the parent holds the vector."""
+    live = texts(*range(20))
+    first = shop.update((), live)
+    gone = shop.update(first, live - texts(3))
+    assert unheld(shop.objects, gone, texts(3, 4, 90)) == [text(90)]
+    assert unheld(shop.objects, (), texts(4)) == [text(4)]
+
+
+def test_a_step_that_changes_nothing_gives_the_parent_itself(shop):
+    """An advance with nothing to do writes nothing."""
+    parent = shop.update((), texts(*range(20)))
+    written = len(shop.objects.written)
+    assert shop.advance(parent) is parent
+    assert len(shop.objects.written) == written
+
+
+def test_a_merged_segment_is_checked_before_its_rows_are_copied(tmp_path):
+    """A damaged vector is never copied into a new segment, under whose name it would be whole."""
+    shop = Shop(tmp_path)
+    first = shop.update((), texts(*range(20)))
+    path = shop.objects.path(first[0].vectors)
+    data = bytearray(path.read_bytes())
+    data[data.index(vector(text(15)).tobytes())] ^= 1
+    path.write_bytes(data)
+    fresh = Shop(tmp_path)
+    assert len(fresh.advance(first, removed=texts(3))) == 1
+    with pytest.raises(CorruptObjectError, match=first[0].vectors.sha256):
+        fresh.advance(first, removed=texts(*range(10)))
+
+
+class TestGateOfAStep:
+    """The gate of a step trips on whatever the full check would find."""
+
+    @pytest.fixture
+    def before(self, shop):
+        live = texts(*range(70))
+        parent = shop.update((), live)
+        parent = shop.update(parent, live - texts(1, 2))
+        return parent, live - texts(1, 2)
+
+    def tampered(self, shop, segment, dead):
+        return replace(segment, tombstones=write_tombstones(shop.objects, np.sort(dead)))
+
+    def row(self, shop, segment, number):
+        hashes = open_vectors(shop.objects, segment.vectors).hashes
+        (place,) = np.flatnonzero(hashes == np.frombuffer(text(number), dtype=hashes.dtype))
+        return int(place)
+
+    def test_a_whole_step_passes(self, shop, before):
+        """An index that holds exactly what it should has no problems."""
+        parent, live = before
+        step = {"added": texts(2, 80, 81), "removed": texts(5)}
+        segments = shop.advance(parent, **step)
+        assert shop.step(parent, segments, **step, texts=len(live) + 2) == []
+        assert shop.problems(segments, (live | texts(2, 80, 81)) - texts(5)) == []
+
+    def test_an_added_text_that_is_missing(self, shop, before):
+        """A segment that lacks an added text is noticed."""
+        parent, live = before
+        segments = shop.advance(parent, added=texts(80))
+        problems = shop.step(parent, segments, added=texts(80, 81), texts=len(live) + 2)
+        assert problems[0] == "1 added texts are missing from the index"
+
+    def test_an_added_text_that_is_served_twice(self, shop, before):
+        """The same new segment named twice is noticed."""
+        parent, _ = before
+        segments = shop.advance(parent, added=texts(80))
+        problems = shop.step(parent, (*segments, segments[-1]), added=texts(80), texts=69)
+        assert "1 added texts are in the index more than once" in problems
+
+    def test_a_removed_text_that_is_still_there(self, shop, before):
+        """A text without its tombstone is noticed."""
+        parent, live = before
+        problems = shop.step(parent, parent, removed=texts(5), texts=len(live) - 1)
+        assert problems[0] == "1 removed texts are still in the index"
+
+    @pytest.mark.parametrize("wrong", ["another", "besides", "swapped", "fewer"])
+    def test_a_wrong_tombstone(self, shop, before, wrong):
+        """Another row's death, or an unasked resurrection, is noticed even if the count is right."""
+        parent, live = before
+        one, two, five, six = (self.row(shop, parent[0], n) for n in (1, 2, 5, 6))
+        dead = {
+            "another": [one, two, six],
+            "besides": [one, two, five, six],
+            "swapped": [two, five, six],
+            "fewer": [two, five],
+        }[wrong]
+        segments = (self.tampered(shop, parent[0], np.array(dead)), *parent[1:])
+        assert shop.step(parent, segments, removed=texts(5), texts=len(live) - 1)
+
+    def test_a_segment_that_was_lost(self, shop, before):
+        """Texts that nobody took out are missed by their number."""
+        parent, live = before
+        both = shop.advance(parent, added=texts(80, 81))
+        problems = shop.step(both, both[:-1], texts=len(live) + 2)
+        assert problems == ["the index serves 68 texts, 70 are live"]
+
+    def test_a_stranger_in_a_new_segment(self, shop, before):
+        """A row that was neither served before nor added is noticed."""
+        parent, live = before
+        other = shop.update((), texts(200))
+        segments = (*shop.advance(parent, removed=texts(5)), *other)
+        problems = shop.step(parent, segments, removed=texts(5), texts=len(live))
+        assert problems == ["1 rows of the index belong to no live text"]
+
+    def test_a_new_segment_is_checked_to_the_last_vector(self, shop, before):
+        """What is new is held to what the full check asks."""
+        parent, live = before
+        hashes = np.sort(np.frombuffer(b"".join(texts(80, 81)), dtype="V32"))
+        long = write_vectors(shop.objects, hashes, np.ones((2, DIM), dtype=np.float32))
+        segments = (*parent, Segment(long))
+        (problem,) = shop.step(parent, segments, added=texts(80, 81), texts=len(live) + 2)
+        assert "2 vectors are not of length 1" in problem
+
+    def test_a_damaged_file_is_a_problem_with_its_name(self, tmp_path):
+        """The gate reports what it cannot read and does not raise."""
+        shop = Shop(tmp_path)
+        parent = shop.update((), texts(*range(10)))
+        path = shop.objects.path(parent[0].vectors)
+        path.write_bytes(path.read_bytes()[:100])
+        problems = shop.step(parent, parent, texts=10)
+        assert any(parent[0].vectors.sha256 in problem for problem in problems)
+
+
 class IndexMachine(RuleBasedStateMachine):
     """Any history of additions and removals against a plain set."""
 
@@ -176,21 +332,32 @@ class IndexMachine(RuleBasedStateMachine):
         self.shop = Shop(Path(self.folder.name))
         self.live: set[bytes] = set()
         self.segments: tuple[Segment, ...] = ()
+        self.past: list[tuple[set[bytes], tuple[Segment, ...]]] = [(set(), ())]
+
+    def become(self, live):
+        """Update in both ways: the advance gives the very segments of the full update."""
+        step = {"added": live - self.live, "removed": self.live - live}
+        parent, self.live = self.segments, live
+        self.segments = self.shop.update(parent, live)
+        assert self.shop.advance(parent, **step) == self.segments
+        assert self.shop.step(parent, self.segments, **step, texts=len(live)) == []
+        self.past.append((self.live, self.segments))
 
     @rule(numbers=st.sets(st.integers(0, 150), max_size=40))
     def add(self, numbers):
-        self.live |= texts(*numbers)
-        self.segments = self.shop.update(self.segments, self.live)
+        self.become(self.live | texts(*numbers))
 
     @rule(numbers=st.sets(st.integers(0, 150), max_size=60))
     def remove(self, numbers):
-        self.live -= texts(*numbers)
-        self.segments = self.shop.update(self.segments, self.live)
+        self.become(self.live - texts(*numbers))
 
     @rule(low=st.integers(0, 150), add=st.sets(st.integers(0, 150), max_size=10))
     def replace_many(self, low, add):
-        self.live = {t for t in self.live if t[0] > low} | texts(*add)
-        self.segments = self.shop.update(self.segments, self.live)
+        self.become({t for t in self.live if t[0] > low} | texts(*add))
+
+    @rule(data=st.data())
+    def roll_back(self, data):
+        self.live, self.segments = data.draw(st.sampled_from(self.past))
 
     @invariant()
     def serves_exactly_the_live_texts(self):

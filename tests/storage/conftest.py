@@ -18,6 +18,7 @@ from headwater.storage.changes import (
 )
 from headwater.storage.history import live_state
 from headwater.storage.manifest import Manifest, SourceState, child_of, format_time
+from headwater.storage.merging import merge_history
 from headwater.storage.store import Store
 from headwater.storage.tables import CHUNKS, CONTENTS
 
@@ -27,11 +28,15 @@ Documents = Mapping[str, str | tuple[str, str]]
 
 
 class Chain:
-    """A store that publishes one snapshot per state: source -> key -> text, or (text, title)."""
+    """A store that publishes one snapshot per state: source -> key -> text, or (text, title).
 
-    def __init__(self, root: Path) -> None:
+    `merged`: the history of each is merged as a refresh merges it.
+    """
+
+    def __init__(self, root: Path, *, merged: bool = False) -> None:
         self.store = Store.create(root)
         self.hour = 0
+        self.merged = merged
 
     def publish(
         self,
@@ -77,6 +82,8 @@ class Chain:
             sources=sources,
             **objects,
         )
+        if self.merged:
+            manifest = merge_history(self.store.objects, manifest)
         self.store.publish(self.store.write_candidate(manifest))
         return manifest
 
@@ -128,12 +135,12 @@ def _record(key: str, value: str | tuple[str, str], source_ts: datetime | None) 
 
 
 @pytest.fixture
-def make_chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Chain]:
+def make_chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Chain]:
     """Makes an empty chain in a folder of its own, as often as asked."""
-    return lambda: Chain(tmp_path_factory.mktemp("chain") / "store")
+    return lambda **how: Chain(tmp_path_factory.mktemp("chain") / "store", **how)
 
 
 @pytest.fixture
-def chain(make_chain: Callable[[], Chain]) -> Chain:
+def chain(make_chain: Callable[..., Chain]) -> Chain:
     """An empty chain."""
     return make_chain()

@@ -21,6 +21,7 @@ from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval.index import index_problems
+from headwater.storage import embedding_merge, merging
 from headwater.storage.feed import change_feed
 from headwater.storage.history import diff
 from headwater.storage.lineage import document_history
@@ -52,6 +53,10 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         """An empty source, published."""
+        self.patch = pytest.MonkeyPatch()
+        # Whatever is merged once there is much of it is merged as soon as there are two.
+        self.patch.setattr(merging, "FAN_IN", 2)
+        self.patch.setattr(embedding_merge, "FAN_IN", 2)
         self.root = Path(tempfile.mkdtemp(prefix="headwater-machine-"))
         (self.root / "headwater.yaml").write_text(YAML)
         self.kb = config.load(self.root)
@@ -70,6 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Nothing stays behind."""
         if hasattr(self, "root"):
+            self.patch.undo()
             shutil.rmtree(self.root)
 
     @property
