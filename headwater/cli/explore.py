@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from headwater.cli.options import json_option, kb_option, open_store, print_json
+from headwater.cli.options import Time, json_option, kb_option, open_store, print_json
 
 if TYPE_CHECKING:
     from headwater.storage.store import Store
@@ -106,4 +107,47 @@ def sql(
     return 0
 
 
-EXPLORE = (history, sql)
+_LISTED = (
+    "select source, key, title, url, source_ts, known_at, version_id from documents order by 1, 2"
+)
+
+
+@click.command()
+@click.option("--as-of", help="What was known: a snapshot's name or number, a tag, or a time.")
+@click.option(
+    "--true-at",
+    type=Time(),
+    help="What the sources say was true at that time, however late it became known.",
+)
+@click.option("--source", "-s", "sources", multiple=True, help="Only this source.")
+@kb_option
+@json_option
+def documents(
+    as_of: str | None,
+    true_at: datetime | None,
+    sources: tuple[str, ...],
+    kb_path: Path,
+    as_json: bool,
+) -> int:
+    """The documents: those served now, those known as of then, or those true at a time.
+
+    --true-at goes by the sources' own time, and leaves out documents of sources that give none.
+    """
+    from headwater.cli.render import show_rows, table_rows
+    from headwater.storage.source_time import true_at as find
+    from headwater.storage.sql import run_sql
+
+    if as_of is not None and true_at is not None:
+        raise click.UsageError("--as-of and --true-at exclude each other: one is about what was "
+                               "known, the other about what was the case")  # fmt: skip
+    store = open_store(kb_path)
+    if true_at is not None:
+        table = find(store, true_at).drop_columns(["content_hash"])
+    else:
+        table = run_sql(store, _LISTED, as_of=as_of)
+    rows = [row for row in table_rows(table) if not sources or row["source"] in sources]
+    print_json(rows) if as_json else show_rows(table.column_names, rows)
+    return 0
+
+
+EXPLORE = (history, documents, sql)

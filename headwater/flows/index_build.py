@@ -105,6 +105,7 @@ def _may_advance(parent: Manifest, encoding: Encoding) -> bool:
         and parent.encoder.fingerprint == encoding.encoder.fingerprint
         and parent.chunker == encoding.cutter.name
         and {"texts", "chunks"} <= parent.counts.keys()
+        and (parent.segments or not parent.counts["texts"])
         and any(gate.name == INDEX_GATE and gate.passed for gate in parent.gates)
     )
 

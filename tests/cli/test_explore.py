@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ import pytest
 from headwater.cli import main
 from headwater.config import load
 from headwater.flows.encoding import twin_encoding
-from headwater.flows.refresh import refresh
+from headwater.flows.refresh import RefreshOptions, refresh
+from headwater.flows.sources.memory import MemorySource
+from headwater.flows.sources.protocol import Record
 from headwater.storage.store import Store
 
 PAGE = Path(__file__).parents[2] / "docs" / "time-travel.md"
@@ -196,3 +199,29 @@ def test_the_python_of_the_page_works(kb):
     assert [(d.returncode, d.stderr) for d in done] == [(0, "")] * 2
     assert "renamed handbook gates.md valves.md 2" in done[0].stdout
     assert "source_ts" in done[1].stdout
+
+
+def test_documents_as_known_and_as_true(tmp_path, capsys):
+    """What was known on a date, and what the source says was true on it, are two questions."""
+    (tmp_path / "headwater.yaml").write_text("name: test\nsources: {s: {kind: memory}}\n")
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    for number, text in enumerate(("The toll is four coins.", "The toll is five coins.")):
+        record = Record("toll", text, source_ts=day + timedelta(days=number * 10))
+        refresh(
+            load(tmp_path),
+            RefreshOptions(observed_at=day + timedelta(days=30 + number)),
+            encoding=twin_encoding,
+            sources={"s": MemorySource.of([record])},
+        )
+    kb = ("--kb", str(tmp_path), "--json")
+
+    def listed(*words):
+        assert main(["documents", *words, *kb]) == 0
+        return [(row["key"], row["source_ts"][:10]) for row in json.loads(capsys.readouterr().out)]
+
+    assert listed() == listed("--as-of", "2") == [("toll", "2026-01-11")]
+    assert listed("--as-of", "2026-01-31") == [("toll", "2026-01-01")]
+    assert listed("--true-at", "2026-01-05") == [("toll", "2026-01-01")]
+    assert listed("--true-at", "2026-01-12") == [("toll", "2026-01-11")]
+    assert listed("--true-at", "2025-01-12") == listed("-s", "other") == []
+    assert main(["documents", "--as-of", "1", "--true-at", "2026-01-05", *kb[:2]]) == 2

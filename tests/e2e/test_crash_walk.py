@@ -346,11 +346,11 @@ def racer(base: Any, source: str, text: str, out: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("same", [False, True], ids=["two-sources", "one-source"])
 def test_writers_that_race(make_base: Callable[..., Any], tmp_path: Path, same: bool) -> None:
-    """Twenty times two processes at once: a change is published, or its run says why not."""
+    """Fifty times in all, two processes at once: a change is published, or its run says why not."""
     base = make_base(SOURCES)
     act(base, "first")
     names = ("a", "a") if same else ("a", "b")
-    for turn in range(20):
+    for turn in range(25):
         seq = base.store.current().seq
         outs = [tmp_path / f"{turn}-{number}" for number in range(2)]
         texts = [f"Writer {number} speaks in turn {turn}." for number in range(2)]
