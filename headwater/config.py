@@ -264,7 +264,9 @@ class RetentionConfig(_Model):
     """How long past snapshots stay: all of late, then the newest of each hour, day and month.
 
     The current snapshot, its parent, tags, pins and what released datasets were cut from stay
-    whatever this says.
+    whatever this says. What stays for longer than `index_for` lets go of its index, which is most
+    of its bytes: it is then searched exactly, with vectors from the embedding cache, and a rollback
+    to it builds the index anew. The current snapshot, its parent and pins keep theirs.
     """
 
     all_for: Duration = Field(timedelta(days=1), description="every snapshot, for this long")
@@ -272,6 +274,11 @@ class RetentionConfig(_Model):
     daily_for: Duration = Field(timedelta(days=90), description="one a day, for this long")
     monthly_for: Duration | None = Field(
         None, description="one a month, for this long; for ever when left out"
+    )
+    index_for: Duration = Field(
+        timedelta(hours=6),
+        description="index of past snapshots; later they are searched exactly, from the embedding"
+        " cache",
     )
     grace: Duration = Field(
         timedelta(hours=1), description="from marking an object until it is deleted"

@@ -159,10 +159,29 @@ def backfill(
 @kb_option
 @json_option
 def rollback(snapshot: str, hold: tuple[str, ...], kb_path: Path, as_json: bool) -> int:
-    """Publish SNAPSHOT's state again, as a new snapshot. Nothing is embedded, nothing is lost."""
+    """Publish SNAPSHOT's state again, as a new snapshot. Nothing is embedded, nothing is lost.
+
+    If the snapshot let go of its index, that is built anew from the embedding cache.
+    """
+    from headwater.flows.reindex import reindex
+    from headwater.storage.manifest import Manifest
     from headwater.storage.store import new_run_id
 
-    manifest = open_store(kb_path).rollback(snapshot, run_id=new_run_id(), hold=hold)
+    store = open_store(kb_path)
+    with progress_bars(quiet=as_json) as progress:
+
+        def indexed(target: Manifest) -> Manifest:
+            return reindex(
+                store.objects,
+                target,
+                config=open_kb(kb_path).config.index,
+                progress=lambda done, total: progress("index", done, total),
+            )
+
+        try:
+            manifest = store.rollback(snapshot, run_id=new_run_id(), hold=hold, reindex=indexed)
+        finally:
+            store.objects.discard_drafts()
     if as_json:
         print_json({"snapshot": manifest.name(), "restores": manifest.restores, "hold": list(hold)})
     else:

@@ -66,7 +66,8 @@ def vacuum(
     """Let old snapshots expire and free their space, in two steps with a grace between them.
 
     What no kept snapshot needs is marked by one run and deleted by a later one, once the grace is
-    over. Run it from time to time, and refresh as you like meanwhile.
+    over; so is the index of past snapshots after retention.index_for. Run it from time to time, and
+    refresh as you like meanwhile.
     """
     from headwater.cli.render import show_vacuum
     from headwater.storage.vacuum import vacuum as run

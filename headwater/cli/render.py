@@ -303,7 +303,8 @@ def show_repair(found: Repair) -> None:
     for name in found.dropped:
         out.print(f"dropped objects/{name}: a part of the embedding cache", style="yellow")
     for name, why in found.lost.items():
-        out.print(f"lost objects/{name}: {escape(why)}", style=_BAD)
+        where = name if name.startswith("snapshots/") else f"objects/{name}"
+        out.print(f"lost {where}: {escape(why)}", style=_BAD)
     if found.ok:
         changed = found.healed or found.dropped
         out.print("ok: nothing is damaged any more" if changed else "ok: nothing was damaged")
@@ -453,6 +454,9 @@ def show_vacuum(plan: VacuumPlan, *, dry_run: bool, grace: timedelta) -> None:
         out.print(table)
     would = "would expire" if dry_run else "expired"
     out.print(f"{len(plan.expired)} snapshots {would}, {plan.kept} are kept")
+    if plan.unindexed:
+        go = "would let go" if dry_run else "let go"
+        out.print(f"{len(plan.unindexed)} of those {go} of their index; they are searched exactly")
     out.print(
         f"{plan.freed / 1e6:.3f} MB {'would be freed' if dry_run else 'freed'} now; "
         f"{plan.to_free / 1e6:.3f} MB more by a run after the grace of {format_duration(grace)}"

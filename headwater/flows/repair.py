@@ -17,8 +17,8 @@ import numpy as np
 from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, HeadwaterError
 from headwater.flows.draft import put_rows
-from headwater.flows.encoding import cutter_of, export_again
-from headwater.flows.texts import cut_contents
+from headwater.flows.encoding import EncodingOpener, cutter_of, export_again, open_encoding
+from headwater.flows.texts import cut_contents, embed_missing
 from headwater.retrieval.graphs import build_graph
 from headwater.retrieval.index import alive_rows
 from headwater.retrieval.segments import (
@@ -37,6 +37,7 @@ from headwater.storage.retention import needed_objects
 from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
 from headwater.storage.tables import CHUNKS
+from headwater.storage.unindexed import CachedTexts
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Repair:
     Attributes:
         healed: objects that are whole again.
         dropped: damaged parts of the embedding cache, removed; vectors that segments still hold
-            went into a new part, the others are made again when they are needed.
-        lost: object -> why it could not be made again.
+            went into a new part, what snapshots without an index need was embedded again, and the
+            others are made when they are needed.
+        lost: object, or snapshot that lacks vectors -> why it could not be made again.
     """
 
     healed: tuple[str, ...]
@@ -82,6 +84,7 @@ def repair(
     kb: KnowledgeBase,
     store: Store,
     *,
+    encoding: EncodingOpener = open_encoding,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Repair:
     """Make again what is damaged and can be made again.
@@ -89,6 +92,7 @@ def repair(
     Args:
         kb: says where models are looked for.
         store: the store; readers and refreshes may go on meanwhile.
+        encoding: opens the model where a snapshot that let go of its index lacks vectors.
         progress: called with (objects dealt with, damaged objects).
 
     Raises:
@@ -113,6 +117,9 @@ def repair(
             else:
                 healed.append(name)
         progress(done + 1, len(damaged))
+    retired = read_retired(store.root)
+    unindexed = [m for m in manifests if m.unindexed and m.name() not in retired]
+    lost |= _embed_again(kb, store.objects, unindexed, encoding)
     store.objects.discard_drafts()
     return Repair(tuple(healed), tuple(dropped), lost)
 
@@ -263,6 +270,32 @@ def _drop(objects: ObjectStore, entry: ObjectEntry, manifests: list[Manifest]) -
         missing = cache.missing(list(saved))
         if missing:
             cache.add(missing, np.stack([saved[name] for name in missing]))
+
+
+def _embed_again(
+    kb: KnowledgeBase, objects: ObjectStore, unindexed: list[Manifest], encoding: EncodingOpener
+) -> dict[str, str]:
+    """Embed what snapshots without an index need; returns snapshot -> why that did not work."""
+    cached = CachedTexts(objects)
+    lost = {}
+    for manifest in unindexed:
+        encoder = manifest.encoder
+        try:
+            if encoder is None or not cached.lacking(manifest):
+                continue
+            opened = encoding(kb, encoder, objects, new_model=False, dry_run=False)
+            embed_missing(
+                objects,
+                manifest,
+                live_texts(objects, manifest),
+                cache=_cache(objects, encoder),
+                embedder=opened.embedder,
+                progress=lambda done, total: None,
+            )
+            cached.look_again()
+        except HeadwaterError as error:
+            lost[f"snapshots/{manifest.name()}"] = f"{error.what}: {error.obj}"
+    return lost
 
 
 def _segments(manifests: list[Manifest], fingerprint: str) -> list[Segment]:

@@ -106,16 +106,45 @@ class Catalogue:
                     yield document, int(chunks.chunk_row[at])
 
 
-def read_catalogue(
-    objects: ObjectStore, manifest: Manifest, hashes: np.ndarray, rows: np.ndarray
-) -> Catalogue:
-    """Read what is live in a snapshot.
+@dataclass(frozen=True)
+class Live:
+    """What is live in a snapshot, whatever its index is.
 
-    Args:
-        objects: where its tables are.
-        manifest: of the snapshot.
-        hashes: void[32] (t,), sorted: the texts of the index.
-        rows: int64 (t,): the index row of each.
+    Attributes:
+        documents: the live ones.
+        chunk_row: int64 (c,): rows of the snapshot's chunk tables, counted through all.
+        content: int32 (c,): which of the live contents each chunk is of.
+        text: void[32] (c,): its text.
+    """
+
+    documents: Documents
+    chunk_row: np.ndarray
+    content: np.ndarray
+    text: np.ndarray
+
+    def texts(self) -> np.ndarray:
+        """The distinct texts, sorted: void[32] (t,)."""
+        return np.unique(self.text)
+
+    def catalogue(self, hashes: np.ndarray, rows: np.ndarray) -> Catalogue:
+        """Which of them hold which text of an index.
+
+        Args:
+            hashes: void[32] (t,), sorted: the texts of the index.
+            rows: int64 (t,): the index row of each.
+        """
+        text = find(hashes, self.text)
+        held = np.flatnonzero(text >= 0)
+        index_row = rows[text[held]]
+        order = np.argsort(index_row, kind="stable")
+        held = held[order]
+        return Catalogue(
+            self.documents, Chunks(index_row[order], self.chunk_row[held], self.content[held])
+        )
+
+
+def read_live(objects: ObjectStore, manifest: Manifest) -> Live:
+    """Read what is live in a snapshot.
 
     Raises:
         CorruptObjectError: a table is missing or damaged.
@@ -124,12 +153,8 @@ def read_catalogue(
     tables = read_columns(objects, manifest.chunks, ["content_hash", "text_hash"])
     content = find(contents, fixed(tables, "content_hash", HASH))
     live = np.flatnonzero(content >= 0)
-    text = find(hashes, fixed(tables, "text_hash", HASH)[live])
-    live, text = live[text >= 0], text[text >= 0]
-    index_row = rows[text]
-    order = np.argsort(index_row, kind="stable")
-    chunks = Chunks(index_row[order], live[order], content[live][order].astype(np.int32))
-    return Catalogue(documents, chunks)
+    text = fixed(tables, "text_hash", HASH)[live]
+    return Live(documents, live, content[live].astype(np.int32), text)
 
 
 def _documents(objects: ObjectStore, manifest: Manifest) -> tuple[Documents, np.ndarray]:

@@ -308,12 +308,21 @@ class Retriever:
         with self._lock:
             view = self._views.get(name)
             if view is None:
-                manifest = manifest or self._store.resolve(name)
-                view = self._views[name] = SnapshotView(self._loaded, manifest, name)
+                view = self._views[name] = self._view(manifest or self._store.resolve(name), name)
             self._views.move_to_end(name)
             while len(self._views) > _PAST_VIEWS:
                 self._views.popitem(last=False)
             return view
+
+    def _view(self, manifest: Manifest, name: str) -> SnapshotView:
+        """A past snapshot, opened; asked for again where a vacuum took it away meanwhile."""
+        try:
+            return SnapshotView(self._loaded, manifest, name)
+        except (CorruptObjectError, OSError):
+            again = self._store.resolve(name)
+            if again.segments == manifest.segments:
+                raise
+            return SnapshotView(self._loaded, again, name)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,13 +14,24 @@ import pyarrow as pa
 
 from headwater.errors import CorruptObjectError
 from headwater.storage import files
+from headwater.storage.hashes import HASH, find, is_ordered
 from headwater.storage.objects import ObjectEntry, ObjectStore
+
+__all__ = [
+    "HASH",
+    "SegmentVectors",
+    "find",
+    "hash_array",
+    "is_ordered",
+    "listed_hashes",
+    "open_vectors",
+    "read_tombstones",
+    "write_tombstones",
+    "write_vectors",
+]
 
 VECTORS = "vectors.arrow"
 TOMBSTONES = "tombstones.u32"
-
-# Not 'S32': numpy strips trailing zero bytes of strings, and one hash in 256 ends with one.
-HASH = np.dtype("V32")
 
 
 def hash_array(hashes: Iterable[bytes] | np.ndarray) -> np.ndarray:
@@ -35,24 +46,6 @@ def hash_array(hashes: Iterable[bytes] | np.ndarray) -> np.ndarray:
     if isinstance(hashes, np.ndarray):
         return hashes.view(HASH).reshape(-1)
     return np.frombuffer(b"".join(hashes), dtype=HASH)
-
-
-def find(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each of `wanted` stands in `ordered`.
-
-    Args:
-        ordered: void[32] (n,), sorted.
-        wanted: void[32] (m,).
-
-    Returns:
-        int64 (m,): the first equal row, -1 where there is none.
-    """
-    if not len(ordered):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    rows = np.searchsorted(ordered, wanted).astype(np.int64)
-    rows[rows == len(ordered)] = 0
-    rows[ordered[rows] != wanted] = -1
-    return rows
 
 
 @dataclass(frozen=True)
@@ -176,15 +169,6 @@ def read_tombstones(objects: ObjectStore, entry: ObjectEntry | None, *, rows: in
     if len(dead) and (int(dead[-1]) >= rows or (dead[1:] <= dead[:-1]).any()):
         raise _wrong(entry, f"its row numbers do not rise, or exceed the segment's {rows} rows")
     return dead
-
-
-def is_ordered(hashes: np.ndarray) -> bool:
-    """Whether hashes are sorted and distinct."""
-    if len(hashes) < 2:
-        return True
-    return bool((find(hashes, hashes) == np.arange(len(hashes))).all()) and bool(
-        (np.sort(hashes) == hashes).all()
-    )
 
 
 def _wrong(entry: ObjectEntry, why: str) -> CorruptObjectError:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from headwater.errors import NotFoundError
-from headwater.retrieval.catalogue import Catalogue, read_catalogue
+from headwater.retrieval.cached_index import CachedIndex, CachedIndexes
+from headwater.retrieval.catalogue import Live, read_live
 from headwater.retrieval.columns import RowReader, instant, micros
 from headwater.retrieval.hits import Hit
 from headwater.retrieval.index import alive_rows
@@ -27,7 +28,7 @@ _NOT_HELD = np.iinfo(np.int64).max
 
 
 class Loaded:
-    """What views share: loaded segments, by content, and the row groups read last."""
+    """What views share: loaded segments, by content, cached vectors, the row groups read last."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
@@ -36,6 +37,7 @@ class Loaded:
             weakref.WeakValueDictionary()
         )
         self._lock = threading.Lock()
+        self.cached = CachedIndexes(objects)
 
     def segment(self, segment: Segment) -> SegmentIndex:
         """The loaded form of a segment: from another view, or from the disk.
@@ -67,8 +69,10 @@ class SnapshotView:
         self.name = name
         self.manifest = manifest
         self._rows = loaded.rows
-        self._parts = _parts(loaded, manifest.segments)
-        self._catalogue = _catalogue(loaded.objects, manifest, self._parts)
+        live = read_live(loaded.objects, manifest)
+        served = _cached(loaded, manifest, live) or _indexed(loaded, manifest.segments)
+        self._parts, hashes, rows = _joined(served)
+        self._catalogue = live.catalogue(hashes, rows)
         self._live = self._catalogue.rows_of(None, size=_size(self._parts))
         self._by_sources: dict[frozenset[str], tuple[np.ndarray, np.ndarray]] = {}
         self.texts = int(np.count_nonzero(self._live))
@@ -159,26 +163,37 @@ class SnapshotView:
         )
 
 
-def _parts(loaded: Loaded, segments: Sequence[Segment]) -> list[Part]:
+_Served = list[tuple[SegmentIndex | CachedIndex, np.ndarray]]
+"""Indexes, and the rows of each that a view serves: int64 (m,), rising."""
+
+
+def _indexed(loaded: Loaded, segments: Sequence[Segment]) -> _Served:
+    return [(loaded.segment(s), np.flatnonzero(alive_rows(loaded.objects, s))) for s in segments]
+
+
+def _cached(loaded: Loaded, manifest: Manifest, live: Live) -> _Served:
+    """The live texts of a snapshot that let go of its index; empty where it has one."""
+    if manifest.encoder is None or not manifest.unindexed:
+        return []
+    return [*loaded.cached.covering(manifest.encoder, live.texts())]
+
+
+def _joined(served: _Served) -> tuple[list[Part], np.ndarray, np.ndarray]:
+    """The parts of a view; the texts it serves, sorted, and the view's row of each."""
     parts: list[Part] = []
-    for segment in segments:
-        parts.append(Part(loaded.segment(segment), _size(parts)))
-    return parts
+    hashes, rows = [np.empty(0, dtype=HASH)], [np.empty(0, dtype=np.int64)]
+    for index, alive in served:
+        part = Part(index, _size(parts))
+        parts.append(part)
+        hashes.append(index.hashes[alive])
+        rows.append(alive + part.first)
+    texts = np.concatenate(hashes)
+    order = np.argsort(texts, kind="stable")
+    return parts, texts[order], np.concatenate(rows)[order]
 
 
 def _size(parts: Sequence[Part]) -> int:
     return parts[-1].rows.stop if parts else 0
-
-
-def _catalogue(objects: ObjectStore, manifest: Manifest, parts: Sequence[Part]) -> Catalogue:
-    hashes, rows = [np.empty(0, dtype=HASH)], [np.empty(0, dtype=np.int64)]
-    for part, segment in zip(parts, manifest.segments, strict=True):
-        alive = np.flatnonzero(alive_rows(objects, segment))
-        hashes.append(part.index.hashes[alive])
-        rows.append(alive + part.first)
-    texts = np.concatenate(hashes)
-    order = np.argsort(texts, kind="stable")
-    return read_catalogue(objects, manifest, texts[order], np.concatenate(rows)[order])
 
 
 def _metadata(text: str | None) -> dict[str, Any]:

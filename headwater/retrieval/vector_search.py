@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headwater.retrieval.cached_index import CachedIndex
 from headwater.retrieval.graphs import open_graph
 from headwater.retrieval.segments import open_vectors
 from headwater.storage.manifest import Segment
@@ -44,14 +45,14 @@ class SegmentIndex:
 
 @dataclass(frozen=True)
 class Part:
-    """A segment within a view.
+    """A segment within a view, or texts that have none.
 
     Attributes:
-        index: the loaded segment.
+        index: the loaded segment, or the texts with their vectors.
         first: the view's number of its first row.
     """
 
-    index: SegmentIndex
+    index: SegmentIndex | CachedIndex
     first: int
 
     @property
@@ -86,7 +87,9 @@ def search(
     return [(row, -score) for score, _, row in sorted(found)[:k]]
 
 
-def _candidates(index: SegmentIndex, query: np.ndarray, k: int, mask: np.ndarray) -> np.ndarray:
+def _candidates(
+    index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray
+) -> np.ndarray:
     count = int(np.count_nonzero(mask))
     small = count <= _EXACT_ROWS or count <= _EXACT_SHARE * len(mask)
     if index.graph is None or small or 4 * k >= count:
@@ -106,7 +109,7 @@ def _candidates(index: SegmentIndex, query: np.ndarray, k: int, mask: np.ndarray
 
 
 def _exact(
-    index: SegmentIndex, query: np.ndarray, k: int, mask: np.ndarray, count: int
+    index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray, count: int
 ) -> np.ndarray:
     if not count:
         return np.empty(0, dtype=np.int64)

@@ -13,11 +13,12 @@ from headwater.storage import files
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry
 from headwater.storage.retention import needed_objects
-from headwater.storage.retired import read_retired
+from headwater.storage.retired import FILE as RETIRED
+from headwater.storage.retired import parse_record, record_bytes
 from headwater.storage.store import Store
 
 _ERASED = "redactions/*"
-_ALONGSIDE = ("runs/*.jsonl", "tags/*", "retired.json", "audit.jsonl")
+_ALONGSIDE = ("runs/*.jsonl", "tags/*", "audit.jsonl")
 """What belongs to a store beside its snapshots; small, and copied anew where it differs."""
 
 
@@ -70,6 +71,8 @@ def backup(
     if target.resolve() == store.root.resolve():
         raise ConfigError("A store is no backup of itself", obj=str(target), todo="name a folder")
     chain = list(store.chain())
+    # After the chain: it says all that the objects listed from there lack, and the copy says it too.
+    retired = record_bytes(store.root)
     copy = Store.create(target)
     there = copy.current_name()
     if there is not None and there not in {manifest.name() for manifest in chain}:
@@ -78,15 +81,18 @@ def backup(
             obj=f"{target}, at {there}",
             todo="back up into a folder of its own",
         )
-    entries = {e.name: e for e in _objects(store, chain)}
+    expired = parse_record(retired, store.root).snapshots
+    entries = {e.name: e for e in _objects(store, chain, expired)}
     copied = size = 0
     for done, entry in enumerate(entries.values()):
         if not _holds(copy, entry):
             _copy_object(store, copy, entry)
             copied, size = copied + 1, size + entry.bytes
         progress(done + 1, len(entries))
-    # Before the manifests: an erasure may have blanked something in one, and only its record says so.
+    # Before the manifests: what an erasure blanked in one, or what one has let go of, only these say.
     _copy_all(store, copy, _ERASED)
+    if retired:
+        _write(copy, RETIRED, retired)
     for manifest in chain:
         _copy_file(store, copy, f"snapshots/{manifest.name()}.json")
     for pattern in _ALONGSIDE:
@@ -125,9 +131,10 @@ def restore(
     return backup(copy, root, progress=progress)
 
 
-def _objects(store: Store, chain: list[Manifest]) -> Iterator[ObjectEntry]:
-    retired = read_retired(store.root)
-    kept = (manifest for manifest in chain if manifest.name() not in retired)
+def _objects(
+    store: Store, chain: list[Manifest], expired: Collection[str]
+) -> Iterator[ObjectEntry]:
+    kept = (manifest for manifest in chain if manifest.name() not in expired)
     yield from needed_objects(kept, chain).values()
     # No manifest names the cache, and without it a restored store would embed everything again.
     for entry, _ in store.objects.listing():
@@ -164,7 +171,10 @@ def _copy_all(store: Store, copy: Store, pattern: str) -> None:
 
 
 def _copy_file(store: Store, copy: Store, name: str) -> None:
-    data = files.read(store.root / name)
+    _write(copy, name, files.read(store.root / name))
+
+
+def _write(copy: Store, name: str, data: bytes) -> None:
     target = copy.root / name
     if not target.is_file() or target.read_bytes() != data:
         files.make_folder(target.parent)

@@ -174,6 +174,15 @@ class Manifest:
         return same
 
     @property
+    def unindexed(self) -> bool:
+        """Whether it let go of its index: it counts texts, and names no segment to find them in."""
+        return not self.segments and self.encoder is not None and self.counts.get("texts", 0) > 0
+
+    def without_index(self) -> Manifest:
+        """The same snapshot, to be searched exactly, with vectors from the embedding cache."""
+        return replace(self, segments=()).as_read(self.sha256()) if self.segments else self
+
+    @property
     def time(self) -> datetime:
         """`observed_at` as an aware datetime."""
         return parse_time(self.observed_at)

@@ -1,5 +1,7 @@
 """The vacuum: snapshots expire, and objects that nothing needs any more leave in two steps.
 
+Long before a snapshot expires, it lets go of its index, which can be told from the embedding cache.
+
 A first run writes what nothing needs to `trash.json`; a run after the grace deletes what still
 nothing needs. Both hold the store's lock, so that a publication happens before or after, and read
 everything anew under it. Killed at any moment, the vacuum is repeated by the next one.
@@ -27,6 +29,7 @@ from headwater.storage.retention import SnapshotPoint, needed_objects, plan_rete
 from headwater.storage.retired import read_retired, write_retired
 from headwater.storage.store import Store
 from headwater.storage.tags import read_tags
+from headwater.storage.unindexed import CachedTexts
 
 if TYPE_CHECKING:
     from headwater.config import RetentionConfig
@@ -60,6 +63,7 @@ class VacuumPlan:
         marked: objects that go after the grace.
         waiting: objects that were marked earlier and whose grace is not over.
         trash: name -> since when nothing needs it: the next content of `trash.json`.
+        unindexed: snapshots that stay and whose index is no longer needed, from now on.
     """
 
     kept: int
@@ -68,6 +72,7 @@ class VacuumPlan:
     marked: tuple[StoredObject, ...]
     waiting: tuple[StoredObject, ...]
     trash: dict[str, datetime]
+    unindexed: tuple[str, ...] = ()
 
     @property
     def freed(self) -> int:
@@ -84,6 +89,7 @@ class VacuumPlan:
         return {
             "kept": self.kept,
             "expired": list(self.expired),
+            "unindexed": list(self.unindexed),
             **{name: by_kind(getattr(self, name)) for name in ("deleted", "marked", "waiting")},
             "bytes_freed": self.freed,
             "bytes_to_free": self.to_free,
@@ -110,6 +116,7 @@ class Reach:
         roots: every manifest that can still be opened: kept, pinned, candidates.
         needed: names of objects that must stay.
         released: names of objects that were needed until now.
+        unindexed: snapshots that stay and let go of their index now.
     """
 
     kept: tuple[str, ...]
@@ -117,6 +124,7 @@ class Reach:
     roots: tuple[Manifest, ...]
     needed: frozenset[str]
     released: frozenset[str]
+    unindexed: tuple[str, ...] = ()
 
 
 def plan_vacuum(
@@ -159,7 +167,13 @@ def plan_vacuum(
         else:
             deleted.append(entry)
     return VacuumPlan(
-        len(reach.kept), reach.expired, tuple(deleted), tuple(marked), tuple(waiting), left
+        len(reach.kept),
+        reach.expired,
+        tuple(deleted),
+        tuple(marked),
+        tuple(waiting),
+        left,
+        reach.unindexed,
     )
 
 
@@ -173,11 +187,11 @@ def vacuum(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> VacuumPlan:
-    """Let snapshots expire, mark what nothing needs, delete what was marked before the grace.
+    """Let go of snapshots and indexes, mark what nothing needs, delete what was marked long ago.
 
     Args:
         store: to clean.
-        config: how long snapshots stay.
+        config: how long snapshots stay, and their indexes.
         datasets: the folder of released datasets; what they were cut from stays.
         grace: in place of the configured one.
         embeddings: embeddings may go too, where no snapshot that stays holds one of their texts.
@@ -196,12 +210,14 @@ def vacuum(
     """
     store.resolve(None)
     texts = _remembered(store.objects)
+    cached = CachedTexts(store.objects)
 
     def plan() -> VacuumPlan:
         at = now or datetime.now(UTC)
         wait = grace or config.grace
         lineage = released_snapshots(datasets) if datasets else frozenset[str]()
-        reach = _reach(store, config, lineage, now=at, grace=wait)
+        cached.look_again()
+        reach = _reach(store, config, lineage, cached, now=at, grace=wait)
         return plan_vacuum(
             reach,
             _stored(store.objects),
@@ -212,11 +228,10 @@ def vacuum(
             dead_embeddings=_dead_embeddings(store.objects, reach, texts) if embeddings else (),
         )
 
+    foreseen = plan()
     if dry_run:
-        return plan()
-    if embeddings:
-        # Reads the texts of every snapshot once, so that the lock is not held for it.
-        plan()
+        return foreseen
+    # Texts and embeddings have been read once: the lock is not held for it.
     with files.locked(store.root / "LOCK", wait_s=_WAIT_S, holder="vacuum"):
         decided = plan()
         apply_vacuum(store, decided, now=now or datetime.now(UTC))
@@ -226,10 +241,10 @@ def vacuum(
 def apply_vacuum(store: Store, plan: VacuumPlan, *, now: datetime) -> None:
     """Do what a plan says. The caller holds the store's lock since before it was made.
 
-    What expires is recorded before anything is deleted, and the trash is written last: it may name
+    What is let go is recorded before anything is deleted, and the trash is written last: it may name
     what is gone, never forget what is marked.
     """
-    write_retired(store.root, plan.expired, now=now)
+    write_retired(store.root, plan.expired, now=now, indexes=plan.unindexed)
     for entry in plan.deleted:
         files.remove(store.objects.root / entry.name)
     if plan.trash != read_trash(store.root):
@@ -238,8 +253,13 @@ def apply_vacuum(store: Store, plan: VacuumPlan, *, now: datetime) -> None:
         files.replace(store.root / _TRASH, text.encode(), tmp=store.root / "tmp")
     clear_pins(store.root, now=now)
     store.sweep()
-    if plan.expired or plan.deleted:
-        detail = {"expired": len(plan.expired), "deleted": len(plan.deleted), "bytes": plan.freed}
+    if plan.expired or plan.unindexed or plan.deleted:
+        detail = {
+            "expired": len(plan.expired),
+            "indexes": len(plan.unindexed),
+            "deleted": len(plan.deleted),
+            "bytes": plan.freed,
+        }
         AuditLog(store.root).record("vacuum", detail=detail)
 
 
@@ -278,17 +298,15 @@ def _reach(
     store: Store,
     config: RetentionConfig,
     lineage: frozenset[str],
+    cached: CachedTexts,
     *,
     now: datetime,
     grace: timedelta,
 ) -> Reach:
     retired = read_retired(store.root)
     chain = {manifest.name(): manifest for manifest in store.chain()}
-    keep = {
-        *read_tags(store.root).values(),
-        *pinned_snapshots(store.root, now=now),
-        *lineage,
-    }
+    pins = pinned_snapshots(store.root, now=now)
+    keep = {*read_tags(store.root).values(), *pins, *lineage}
     points = [SnapshotPoint(n, m.seq, m.time) for n, m in chain.items() if n not in retired]
     decided = plan_retention(points, now=now, config=config, keep=keep)
     candidates = _candidates(store, chain, retired)
@@ -301,11 +319,29 @@ def _reach(
     )
     given_up = {name: m for name, m in candidates.items() if name not in stay}
     pinned = [chain[name] for name in keep if name in retired and name in chain]
-    roots = (*(chain[n] for n in decided.kept), *pinned, *(candidates[n] for n in sorted(stay)))
-    gone = [*(chain[n] for n in decided.expired), *given_up.values()]
+    served = [*chain][:2]
+    old = [n for n in decided.kept if now - chain[n].time > config.index_for]
+    unindexed = tuple(
+        n for n in old if n not in served and n not in pins and _replaceable(chain[n], cached)
+    )
+    kept = (chain[n].without_index() if n in unindexed else chain[n] for n in decided.kept)
+    roots = (*kept, *pinned, *(candidates[n] for n in sorted(stay)))
+    gone = [*(chain[n] for n in (*decided.expired, *unindexed)), *given_up.values()]
     needed = frozenset(needed_objects(roots, list(chain.values())))
     released = frozenset(e.name for manifest in gone for e in manifest.objects()) - needed
-    return Reach(decided.kept, (*decided.expired, *sorted(given_up)), roots, needed, released)
+    expired = (*decided.expired, *sorted(given_up))
+    return Reach(decided.kept, expired, roots, needed, released, unindexed)
+
+
+def _replaceable(manifest: Manifest, cached: CachedTexts) -> bool:
+    """Whether a snapshot has an index that it can do without."""
+    if not manifest.segments or not manifest.without_index().unindexed:
+        return False
+    try:
+        return not cached.lacking(manifest)
+    except (CorruptObjectError, OSError):
+        # Nobody can say what it holds: let it keep what it has.
+        return False
 
 
 def _candidates(

@@ -32,6 +32,7 @@ from headwater.storage.history import log
 from headwater.storage.manifest import Gate, child_of, format_time
 from headwater.storage.objects import EMBEDDINGS
 from headwater.storage.pins import Lease
+from headwater.storage.retired import read_record
 from headwater.storage.store import Store, new_run_id
 from headwater.storage.tables import open_tables
 from headwater.storage.tags import set_tag
@@ -47,8 +48,10 @@ from headwater.storage.verify import verify
 
 HOUR = timedelta(hours=1)
 SOON = timedelta(seconds=1)
-STRICT = RetentionConfig(all_for=SOON, hourly_for=SOON, daily_for=SOON, monthly_for=SOON)
-"""Only CURRENT, its parent and what is named stay."""
+STRICT = RetentionConfig(
+    all_for=SOON, hourly_for=SOON, daily_for=SOON, monthly_for=SOON, index_for=SOON
+)
+"""Only CURRENT, its parent and what is named stay; what a tag or a release names lets go of its index."""
 
 
 class Base:
@@ -117,7 +120,13 @@ class Base:
             live = "select key, text from live join contents using (content_hash)"
             with open_tables(store.objects, manifest) as tables:
                 assert dict(tables.execute(live).fetchall()) == texts
-            assert index_problems(store.objects, manifest, _hashes(store, manifest)) == []
+            if name in read_record(store.root).indexes:
+                assert manifest.unindexed and manifest.name() == name
+                with Retriever.open(self.root, as_of=name) as retriever:
+                    found = {hit.text for hit in retriever.search("reservoir", k=500)}
+                assert found == set(texts.values())
+            else:
+                assert index_problems(store.objects, manifest, _hashes(store, manifest)) == []
 
 
 def _hashes(store: Store, manifest) -> list[bytes]:
@@ -498,16 +507,19 @@ def test_a_kill_at_every_operation_leaves_a_whole_store(base):
     names = changed(base, 5)
     (base.root / "store" / "pins").mkdir()
     (base.root / "store" / "pins" / "old.json").write_text("{}")
-    base.vacuum(2 * HOUR, config=RetentionConfig(), dry_run=True)
-    kept, then = set(names[3:]), base.then
+    set_tag(base.store, "golden", names[0])
+    kept, then = {names[0], *names[3:]}, base.then
+    index = {segment.vectors.name for segment in base.store.manifest(names[0]).segments}
     start, marked, end = base.root, base.root.with_name("marked"), base.root.with_name("end")
     shutil.copytree(start, marked)
     base.root = marked
     base.vacuum(2 * HOUR)
     shutil.copytree(marked, end)
     base.root = end
-    base.vacuum(4 * HOUR)
+    assert not index.isdisjoint(o.name for o in base.vacuum(4 * HOUR).deleted)
     final = base.objects()
+    base.check(kept)
+    assert names[0] in read_record(base.store.root).indexes
     kills = 0
     for before, after in ((start, 2), (marked, 4)):
         number, died = 1, True
