@@ -21,6 +21,7 @@ from headwater.errors import CorruptObjectError, StoreError
 from headwater.storage import files
 from headwater.storage.audit import AuditLog
 from headwater.storage.claims import running_since
+from headwater.storage.embeddings import covered_embeddings, find_parts, whole_embeddings
 from headwater.storage.history import live_texts
 from headwater.storage.manifest import Manifest, format_time, parse_time
 from headwater.storage.objects import EMBEDDINGS, ObjectStore
@@ -194,7 +195,8 @@ def vacuum(
         config: how long snapshots stay, and their indexes.
         datasets: the folder of released datasets; what they were cut from stays.
         grace: in place of the configured one.
-        embeddings: embeddings may go too, where no snapshot that stays holds one of their texts.
+        embeddings: embeddings may go too, where no snapshot that stays holds one of their texts;
+            those that were merged into larger objects go in any case.
         dry_run: decide only.
         now: the clock's time when None.
 
@@ -218,6 +220,7 @@ def vacuum(
         lineage = released_snapshots(datasets) if datasets else frozenset[str]()
         cached.look_again()
         reach = _reach(store, config, lineage, cached, now=at, grace=wait)
+        dead = _dead_embeddings(store.objects, reach, texts) if embeddings else frozenset[str]()
         return plan_vacuum(
             reach,
             _stored(store.objects),
@@ -225,7 +228,7 @@ def vacuum(
             now=at,
             grace=wait,
             running=running_since(store.root, now=at),
-            dead_embeddings=_dead_embeddings(store.objects, reach, texts) if embeddings else (),
+            dead_embeddings=dead | _superseded_embeddings(store),
         )
 
     foreseen = plan()
@@ -400,6 +403,15 @@ def _remembered(objects: ObjectStore) -> Texts:
         return known[name]
 
     return texts
+
+
+def _superseded_embeddings(store: Store) -> frozenset[str]:
+    """Embedding objects whose texts all stand in larger ones, which were merged from them."""
+    merged = any(part.covers for part in find_parts(store.objects))
+    # An erasure writes merged parts anew, and they no longer say what they cover.
+    if not merged and not store.redactions():
+        return frozenset()
+    return covered_embeddings(whole_embeddings(store.objects))
 
 
 def _dead_embeddings(objects: ObjectStore, reach: Reach, texts: Texts) -> frozenset[str]:

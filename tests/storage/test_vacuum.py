@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -26,8 +29,9 @@ from headwater.flows.repair import damaged_objects
 from headwater.retrieval import Retriever
 from headwater.retrieval.datasets.evidence import gather_evidence
 from headwater.retrieval.index import index_problems
-from headwater.storage import files
+from headwater.storage import embedding_merge, files
 from headwater.storage.backup import backup
+from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.history import log
 from headwater.storage.manifest import Gate, child_of, format_time
 from headwater.storage.objects import EMBEDDINGS
@@ -605,3 +609,26 @@ def test_the_command_line_vacuums(base):
     assert "expired" in run("log")
     assert [e["expired"] for e in json.loads(run("log", "--json"))] == [False, False, True, True]
     assert json.loads(run("audit", "--json"))[0]["action"] == "vacuum"
+
+
+def test_embeddings_that_were_merged_go_and_no_vector_with_them(
+    chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After many small commits the cache is a few files, and holds every vector it held."""
+    monkeypatch.setattr(embedding_merge, "FAN_IN", 2)
+    chain.publish({"s": {"a": "text"}})
+    store = chain.store
+    cache = EmbeddingCache(store.objects, space="s", dim=4)
+    hashes = [hashlib.sha256(bytes([n])).digest() for n in range(9)]
+    vectors = np.eye(9, 4, dtype=np.float32) + np.float32(0.5)
+    for n, name in enumerate(hashes):
+        cache.add([name], vectors[n : n + 1])
+        embedding_merge.merge_embeddings(store.objects, cache)
+    written = len(list(store.objects.listing()))
+    for hours in (2, 4):
+        vacuum(store, config=RetentionConfig(), now=datetime.now(UTC) + timedelta(hours=hours))
+    left = [entry for entry, _ in store.objects.listing()]
+    assert len(left) < written
+    again = EmbeddingCache(store.objects, space="s", dim=4)
+    assert again.missing(hashes) == []
+    np.testing.assert_array_equal(again.vectors(hashes), vectors)
