@@ -302,11 +302,15 @@ def show_repair(found: Repair) -> None:
         out.print(f"healed objects/{name}", style=_GOOD)
     for name in found.dropped:
         out.print(f"dropped objects/{name}: a part of the embedding cache", style="yellow")
+    if found.renewed:
+        out.print(f"published {found.renewed}: the same with a new index", style=_GOOD)
+    for name in found.let_go:
+        out.print(f"{name} is searched without its index", style="yellow")
     for name, why in found.lost.items():
         where = name if name.startswith("snapshots/") else f"objects/{name}"
         out.print(f"lost {where}: {escape(why)}", style=_BAD)
     if found.ok:
-        changed = found.healed or found.dropped
+        changed = found.healed or found.dropped or found.let_go
         out.print("ok: nothing is damaged any more" if changed else "ok: nothing was damaged")
 
 

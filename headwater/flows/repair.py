@@ -1,8 +1,10 @@
 """Healing a store: what is derived is made again, and counts only if it is the very same bytes.
 
 Objects are named by their content, so a rebuilt object either takes the place of the damaged one or
-proves nothing. Nothing is guessed and no manifest changes. Versions, closures, contents and the
-quarantine are primary: what they held can only come from a backup or from the sources.
+proves nothing. Nothing is guessed and no manifest changes. A segment some of whose texts are long
+dead cannot be made to the byte: the index that needs it is made anew instead, from the cache.
+Versions, closures, contents and the quarantine are primary: what they held can only come from a
+backup or from the sources.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, HeadwaterError
 from headwater.flows.draft import put_rows
 from headwater.flows.encoding import EncodingOpener, cutter_of, export_again, open_encoding
+from headwater.flows.reindex import renew_indexes
 from headwater.flows.texts import cut_contents, embed_missing
 from headwater.retrieval.graphs import build_graph
 from headwater.retrieval.index import alive_rows
@@ -50,11 +53,15 @@ class Repair:
             went into a new part, what snapshots without an index need was embedded again, and the
             others are made when they are needed.
         lost: object, or snapshot that lacks vectors -> why it could not be made again.
+        renewed: the snapshot that was published because the current index could not be healed.
+        let_go: snapshots that are searched exactly now, because theirs could not be.
     """
 
     healed: tuple[str, ...]
     dropped: tuple[str, ...]
     lost: Mapping[str, str]
+    renewed: str = ""
+    let_go: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -119,9 +126,19 @@ def repair(
         progress(done + 1, len(damaged))
     retired = read_retired(store.root)
     unindexed = [m for m in manifests if m.unindexed and m.name() not in retired]
+    renewed, let_go = renew_indexes(kb, store, [n for n in lost if damaged[n].kind in _INDEX])
+    if let_go:
+        named = needed_names(store)
+        lost = {name: why for name, why in lost.items() if name in named}
     lost |= _embed_again(kb, store.objects, unindexed, encoding)
     store.objects.discard_drafts()
-    return Repair(tuple(healed), tuple(dropped), lost)
+    return Repair(tuple(healed), tuple(dropped), lost, renewed, let_go)
+
+
+def needed_names(store: Store) -> set[str]:
+    """Names of the objects that the chain needs today."""
+    chain, retired = list(store.chain()), read_retired(store.root)
+    return set(needed_objects((m for m in chain if m.name() not in retired), chain))
 
 
 def _heal(
@@ -246,6 +263,10 @@ _MAKERS: Final[dict[str, Maker]] = {
     "graph.hnsw": _graph,
 }
 """What is derived, in the order in which one needs the other; every other kind is primary."""
+
+
+_INDEX: Final = ("vectors.arrow", "graph.hnsw", "tombstones.u32")
+"""What can be done without: an index is made anew from the cache, or searched without."""
 
 
 def _rank(kind: str) -> int:

@@ -111,7 +111,7 @@ class Manifest:
         parent_sha256: the hash of the parent's file: the manifests form a chain.
         observed_at: knowledge time, RFC 3339 in UTC; never runs backwards along the chain.
         created_at: wall-clock time of writing.
-        cause: `refresh`, `backfill`, `rollback`, `erasure`.
+        cause: `refresh`, `backfill`, `rollback`, `erasure`, `repair`.
         restores: the snapshot a rollback went back to.
         versions, closures, contents, chunks: history, oldest first; all of it, not the last step.
         quarantine: the records held back, or None.

@@ -1,5 +1,6 @@
 """What is derived heals to the very same bytes; what is primary is reported and never guessed."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.repair import damaged_objects, repair
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
+from headwater.retrieval import Retriever
+from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.index import index_problems
-from headwater.storage import merging
+from headwater.storage import files, merging
+from headwater.storage.retired import write_retired
 from headwater.storage.store import Store
 from headwater.storage.verify import verify
 
@@ -179,3 +183,36 @@ def test_all_chunks_at_once_are_cut_again(merged):
         (store.objects.root / name).unlink()
     assert set(repair(merged, Store.open(merged.store)).healed) == entries
     assert deep(merged).ok
+
+
+def test_an_index_that_cannot_be_healed_is_made_anew(tmp_path):
+    """Its rows of dead texts are known to nobody: the current one is published anew, the past let go."""
+    (tmp_path / "headwater.yaml").write_text(YAML)
+    kb = config.load(tmp_path)
+    for stop in (20, 18):
+        refresh(
+            kb,
+            RefreshOptions(),
+            encoding=twin_encoding,
+            sources={"notes": MemorySource.of(notes(0, stop))},
+        )
+    store = Store.open(kb.store)
+    first, second = (store.resolve(ref) for ref in ("1", "2"))
+    (dead,) = {s.vectors.name for s in second.segments if s.tombstones}
+    # Without the snapshot that had no tombstones, nothing says which texts the rows held.
+    with files.locked(store.root / "LOCK"):
+        write_retired(store.root, (), now=datetime.now(UTC), indexes=[first.name()])
+    path = store.objects.root / dead
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    found = repair(kb, Store.open(kb.store), encoding=twin_encoding)
+    assert (found.ok, found.let_go) == (True, (second.name(),))
+    store = Store.open(kb.store)
+    assert store.current_name() == found.renewed
+    assert store.resolve(None).cause == "repair"
+    assert verify(store, deep=True, index_check=index_problems).ok
+    with Retriever.open(tmp_path, encoder=HashEmbedder()) as retriever:
+        now = [(hit.key, hit.score) for hit in retriever.search("a note", k=18)]
+        then = [(h.key, h.score) for h in retriever.search("a note", k=18, as_of=second.name())]
+    assert len(now) == 18
+    assert now == then
+    assert repair(kb, store, encoding=twin_encoding).ok
