@@ -7,15 +7,15 @@ rollback there is no such range; two states are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from headwater.storage.changes import LiveDocument
-from headwater.storage.history import DocumentChange, compare_live, live_state
+from headwater.storage.history import Told, differences, live_state
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import ObjectEntry, ObjectStore
 from headwater.storage.store import Store
@@ -37,15 +37,62 @@ FEED = pa.schema(
 began, or the document ended; where a rollback or a step back in time brought it about: the later
 snapshot of the two compared."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNKNOWN = b""
 """Stands for the hash of a content that is known to differ from every content it is compared with."""
 
-_BEGUN = ["version_id", "source", "key", "content_hash", "metadata_hash", "changed_at", "known_at",
-          "seq", "renamed_from"]  # fmt: skip
-_ENDED = ["version_id", "source", "key", "op", "known_at", "seq"]
-
-Row = dict[str, Any]
 Hashes = Mapping[str, tuple[bytes, bytes]]
+
+# Thousands of these are made for each feed. `known_at` counts microseconds since 1970, as the column
+# does.
+
+
+class Begun(NamedTuple):
+    """A row of `versions`."""
+
+    version_id: str
+    source: str
+    key: str
+    content_hash: bytes
+    metadata_hash: bytes
+    known_at: int
+    seq: int
+    renamed_from: str | None
+
+
+class Ended(NamedTuple):
+    """A row of `closures`."""
+
+    version_id: str
+    source: str
+    key: str
+    op: str
+    known_at: int
+    seq: int
+
+
+class Event(NamedTuple):
+    """What rows of both tell."""
+
+    version_id: str
+    source: str
+    key: str
+    known_at: int
+    seq: int
+
+
+class Earlier(NamedTuple):
+    """A version of the earlier snapshot, as far as it is known."""
+
+    version_id: str
+    content_hash: bytes
+    metadata_hash: bytes
+
+
+Row = Begun | Ended | Event
+R = TypeVar("R", Begun, Ended, Event)
+Keyed = Mapping[str, Mapping[str, R]]
+"""Source -> key -> row."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +104,8 @@ class Range:
         fresh: the contents that the earlier snapshot's history did not hold.
     """
 
-    begun: tuple[Row, ...]
-    ended: tuple[Row, ...]
+    begun: tuple[Begun, ...]
+    ended: tuple[Ended, ...]
     fresh: frozenset[bytes]
 
 
@@ -67,15 +114,15 @@ class Net:
     """A range with all that cancels out inside it taken away.
 
     Attributes:
-        old: source -> key -> the closure of a version of the earlier snapshot.
-        new: source -> key -> the version that the later snapshot holds instead.
-        last: source -> key -> the last closure of the key.
+        old: the closures of versions of the earlier snapshot.
+        new: the versions that the later snapshot holds instead.
+        last: the last closure of each key.
         origin: version of the earlier snapshot -> its content, where a rename tells it.
     """
 
-    old: Mapping[str, Mapping[str, Row]]
-    new: Mapping[str, Mapping[str, Row]]
-    last: Mapping[str, Mapping[str, Row]]
+    old: Keyed[Ended]
+    new: Keyed[Begun]
+    last: Keyed[Ended]
     origin: Mapping[str, bytes]
 
 
@@ -83,8 +130,9 @@ def change_feed(store: Store, before: str | None, after: str | None = None) -> p
     """The documents that differ between two snapshots, as a table of `FEED`.
 
     If `after` descends from `before` without a rollback in between, only the files that `before`
-    does not name are read, and of the contents those that were merged since. The one exception: for documents that got a content the store held already, or
-    new metadata only, three narrow columns of the older version files tell what they were.
+    does not name are read, and of the contents those that were merged since. The one exception: for
+    documents that got a content the store held already, or new metadata only, three narrow columns
+    of the older version files tell what they were.
 
     Args:
         store: that holds both.
@@ -109,20 +157,17 @@ def change_feed(store: Store, before: str | None, after: str | None = None) -> p
 
 def net(found: Range) -> Net:
     """Take away versions that began and ended inside the range."""
-    begun = {row["version_id"] for row in found.begun}
-    gone = {row["version_id"] for row in found.ended}
-    heirs = {
-        (r["source"], r["seq"], r["renamed_from"]): r for r in found.begun if r["renamed_from"]
-    }
+    begun = {row.version_id for row in found.begun}
+    gone = {row.version_id for row in found.ended}
+    heirs = {(r.source, r.seq, r.renamed_from): r for r in found.begun if r.renamed_from}
     origin = {}
     for row in found.ended:
-        heir = heirs.get((row["source"], row["seq"], row["key"]))
-        if row["op"] == "renamed" and heir is not None:
-            origin[row["version_id"]] = heir["content_hash"]
+        if row.op == "renamed" and (heir := heirs.get((row.source, row.seq, row.key))):
+            origin[row.version_id] = heir.content_hash
     return Net(
-        _by_key(row for row in found.ended if row["version_id"] not in begun),
-        _by_key(row for row in found.begun if row["version_id"] not in gone),
-        _by_key(sorted(found.ended, key=lambda row: int(row["seq"]))),
+        _by_key(row for row in found.ended if row.version_id not in begun),
+        _by_key(row for row in found.begun if row.version_id not in gone),
+        _by_key(sorted(found.ended, key=attrgetter("seq"))),
         origin,
     )
 
@@ -137,56 +182,50 @@ def undecided(found: Net, fresh: frozenset[bytes]) -> set[str]:
     for source, old in found.old.items():
         new = found.new.get(source, {})
         wanted |= {
-            row["version_id"]
+            row.version_id
             for key, row in old.items()
-            if key in new and new[key]["content_hash"] not in fresh
+            if key in new and new[key].content_hash not in fresh
         }
-        if any(row["content_hash"] not in fresh for key, row in new.items() if key not in old):
+        if any(row.content_hash not in fresh for key, row in new.items() if key not in old):
             wanted |= {
-                row["version_id"]
+                row.version_id
                 for key, row in old.items()
-                if key not in new and row["version_id"] not in found.origin
+                if key not in new and row.version_id not in found.origin
             }
     return wanted
 
 
-def netted_changes(found: Net, hashes: Hashes) -> list[DocumentChange]:
+def netted_changes(found: Net, hashes: Hashes) -> list[Told]:
     """What differs, told exactly as `history.diff` tells it.
 
     Args:
         found: the range, netted.
         hashes: version -> content hash and metadata hash, for at least the `undecided`.
     """
-    changes: list[DocumentChange] = []
+    changes: list[Told] = []
     for source in sorted({*found.old, *found.new}):
         old = {
             key: _earlier(row, hashes, found.origin)
             for key, row in found.old.get(source, {}).items()
         }
-        new = {
-            key: LiveDocument(
-                row["version_id"],
-                row["content_hash"],
-                row["metadata_hash"],
-                None,
-                row["changed_at"],
-            )
-            for key, row in found.new.get(source, {}).items()
-        }
-        changes += compare_live(source, old, new)
+        new = found.new.get(source, {})
+        changes += differences(source, old, new)
     return changes
 
 
-def _earlier(row: Row, hashes: Hashes, origin: Mapping[str, bytes]) -> LiveDocument:
-    name = row["version_id"]
-    content, metadata = hashes.get(name, (origin.get(name, _UNKNOWN), _UNKNOWN))
-    return LiveDocument(name, content, metadata, None, row["known_at"])
+def _earlier(row: Ended, hashes: Hashes, origin: Mapping[str, bytes]) -> Earlier:
+    name = row.version_id
+    content, metadata = hashes.get(name) or (origin.get(name, _UNKNOWN), _UNKNOWN)
+    return Earlier(name, content, metadata)
 
 
-def _by_key(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
+def _by_key(rows: Iterable[R]) -> dict[str, dict[str, R]]:
+    found: dict[str, dict[str, R]] = {}
     for row in rows:
-        found.setdefault(row["source"], {})[row["key"]] = row
+        held = found.get(row.source)
+        if held is None:
+            held = found[row.source] = {}
+        held[row.key] = row
     return found
 
 
@@ -195,12 +234,15 @@ def _by_key(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
 
 def _descends(store: Store, first: Manifest, second: Manifest) -> bool:
     """Whether `second` follows `first` without a rollback in between."""
-    target, link = first.name(), second
-    while link.seq > first.seq and link.cause != "rollback" and link.parent:
+    target = first.name()
+    if target == second.name():
+        return True
+    for link in store.links(second.name()):
+        if link.seq <= first.seq or link.cause == "rollback":
+            return False
         if link.parent == target:
             return True
-        link = store.manifest(link.parent)
-    return target == second.name()
+    return False
 
 
 def _range(objects: ObjectStore, first: Manifest, second: Manifest) -> Range | None:
@@ -209,8 +251,8 @@ def _range(objects: ObjectStore, first: Manifest, second: Manifest) -> Range | N
     Files that both name cancel out. A file that only the later one names may hold older rows too,
     because files were merged: rows of history tell by their `seq`, contents by comparison.
     """
-    begun = _later(objects, first.versions, second.versions, _BEGUN, first.seq)
-    ended = _later(objects, first.closures, second.closures, _ENDED, first.seq)
+    begun = _later(objects, first.versions, second.versions, Begun, first.seq)
+    ended = _later(objects, first.closures, second.closures, Ended, first.seq)
     if begun is None or ended is None:
         return None
     held = _hashes_only(objects, _only(second.contents, first.contents))
@@ -225,24 +267,25 @@ def _later(
     objects: ObjectStore,
     first: Sequence[ObjectEntry],
     second: Sequence[ObjectEntry],
-    names: list[str],
+    kind: type[R],
     seq: int,
-) -> list[Row] | None:
+) -> list[R] | None:
     """The rows after `seq`; None where the others are not as many as they were."""
     import pyarrow.compute as pc
 
-    found: list[Row] = []
+    found: list[R] = []
     older = 0
     for entry in _only(first, second):
-        table = objects.read_table(entry, names)
+        table = objects.read_table(entry, list(kind._fields))
         later = table.filter(pc.greater(table["seq"], seq))
         older += table.num_rows - later.num_rows
-        found += later.to_pylist()
+        found += _as_rows(later, kind)
     return found if older == sum(entry.rows for entry in _only(second, first)) else None
 
 
 def _hashes_only(objects: ObjectStore, entries: Iterable[ObjectEntry]) -> frozenset[bytes]:
-    return frozenset(row["content_hash"] for row in _rows(objects, entries, ["content_hash"]))
+    tables = [objects.read_table(entry, ["content_hash"]) for entry in entries]
+    return frozenset(value for table in tables for value in _values(table["content_hash"]))
 
 
 def _only(first: Iterable[ObjectEntry], second: Iterable[ObjectEntry]) -> list[ObjectEntry]:
@@ -250,8 +293,16 @@ def _only(first: Iterable[ObjectEntry], second: Iterable[ObjectEntry]) -> list[O
     return [entry for entry in second if entry not in held]
 
 
-def _rows(objects: ObjectStore, entries: Iterable[ObjectEntry], names: list[str]) -> list[Row]:
-    return [row for entry in entries for row in objects.read_table(entry, names).to_pylist()]
+def _as_rows(table: pa.Table, kind: type[R]) -> Iterator[R]:
+    return map(kind._make, zip(*(_values(table[name]) for name in kind._fields), strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values, without an Arrow scalar for each in between."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64())
+    values: list[Any] = column.to_numpy().tolist()
+    return values
 
 
 def _hashes(
@@ -273,7 +324,7 @@ def _compared(objects: ObjectStore, first: Manifest, second: Manifest) -> pa.Tab
     changes = [
         change
         for source in sorted({*old, *new})
-        for change in compare_live(source, old.get(source, {}), new.get(source, {}))
+        for change in differences(source, old.get(source, {}), new.get(source, {}))
     ]
     return _table(
         changes,
@@ -285,37 +336,38 @@ def _compared(objects: ObjectStore, first: Manifest, second: Manifest) -> pa.Tab
 
 def _unknown_to(
     objects: ObjectStore, first: Sequence[ObjectEntry], second: Sequence[ObjectEntry]
-) -> list[Row]:
+) -> list[Event]:
     """The rows of the second history that the first does not hold."""
-    old = _rows(objects, _only(second, first), ["version_id", "seq"])
-    held = {(row["version_id"], row["seq"]) for row in old}
-    new = _rows(objects, _only(first, second), ["version_id", "source", "key", "known_at", "seq"])
-    return [row for row in new if (row["version_id"], row["seq"]) not in held]
+    old, new = (
+        [r for e in entries for r in _as_rows(objects.read_table(e, list(Event._fields)), Event)]
+        for entries in (_only(second, first), _only(first, second))
+    )
+    held = {(row.version_id, row.seq) for row in old}
+    return [row for row in new if (row.version_id, row.seq) not in held]
 
 
 def _table(
-    changes: Iterable[DocumentChange],
+    changes: Iterable[Told],
     begun: Mapping[str, Mapping[str, Row]],
     ended: Mapping[str, Mapping[str, Row]],
     second: Manifest,
 ) -> pa.Table:
+    missing = Event("", "", "", (second.time - _EPOCH) // timedelta(microseconds=1), second.seq)
     rows = []
-    for change in changes:
-        events = ended if change.after is None else begun
-        event = events.get(change.source, {}).get(change.key, {})
-        if change.after is not None and event.get("version_id") != change.after:
-            event = {}
-        known_at: datetime = event.get("known_at", second.time)
-        rows.append(
-            {
-                "source": change.source,
-                "key": change.key,
-                "op": change.op,
-                "before_version_id": change.before,
-                "after_version_id": change.after,
-                "renamed_from": change.renamed_from,
-                "known_at": known_at,
-                "seq": event.get("seq", second.seq),
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=FEED)
+    for op, source, key, was, now, origin in changes:
+        events = (ended if now is None else begun).get(source, {})
+        event = events.get(key, missing)
+        if now is not None and event.version_id != now:
+            event = missing
+        rows.append((source, key, op, was, now, origin, event.known_at, event.seq))
+    columns = zip(*rows, strict=True) if rows else ((),) * len(FEED)
+    return pa.Table.from_arrays(
+        [_column(values, field.type) for values, field in zip(columns, FEED, strict=True)],
+        schema=FEED,
+    )
+
+
+def _column(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(kind):
+        return pa.array(values, pa.int64()).cast(kind)
+    return pa.array(values, kind)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from headwater.errors import BusyError, NotFoundError, StorageUnavailableError
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 before: Callable[[str, Path], None] | None = None
 """Called with (operation, path) before each mutating operation; None but in tests. It may raise an
@@ -205,7 +205,7 @@ def sha256(data: bytes) -> str:
 def sha256_of(path: Path) -> str:
     """The hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    with translated(path), path.open("rb") as file:
+    with translated(path), path.open("rb", buffering=0) as file:
         while piece := file.read(_CHUNK):
             digest.update(piece)
     return digest.hexdigest()

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from operator import itemgetter
+from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -94,13 +95,38 @@ def diff(store: Store, before: str, after: str) -> Diff:
     )
 
 
+class Held(Protocol):
+    """What `compare_live` asks of a version."""
+
+    @property
+    def version_id(self) -> str:
+        """The version's name."""
+
+    @property
+    def content_hash(self) -> bytes:
+        """Of its text."""
+
+    @property
+    def metadata_hash(self) -> bytes:
+        """Of what it says besides."""
+
+
+Told = tuple[str, str, str, str | None, str | None, str | None]
+"""The fields of a `DocumentChange`, in their order."""
+
+
 def compare_live(
-    source: str, old: Mapping[str, LiveDocument], new: Mapping[str, LiveDocument]
+    source: str, old: Mapping[str, Held], new: Mapping[str, Held]
 ) -> list[DocumentChange]:
     """What differs between two states of one source (key -> document), sorted by key."""
+    return [DocumentChange(*told) for told in differences(source, old, new)]
+
+
+def differences(source: str, old: Mapping[str, Held], new: Mapping[str, Held]) -> list[Told]:
+    """The same as `compare_live`, without an object for each change."""
     # Every document is looked at: a dictionary finds one faster than columns do.
     old, new = dict(old.items()), dict(new.items())
-    found = []
+    found: list[Told] = []
     gone: dict[bytes, list[str]] = {}
     for key in sorted(set(old) - set(new), reverse=True):
         gone.setdefault(old[key].content_hash, []).append(key)
@@ -112,16 +138,16 @@ def compare_live(
         op = _op(was, now, origin)
         if op:
             before = was.version_id if was else None
-            found.append(DocumentChange(op, source, key, before, now.version_id, origin))
+            found.append((op, source, key, before, now.version_id, origin))
     found += [
-        DocumentChange("removed", source, key, old[key].version_id, None)
+        ("removed", source, key, old[key].version_id, None, None)
         for keys in gone.values()
         for key in keys
     ]
-    return sorted(found, key=lambda change: change.key)
+    return sorted(found, key=itemgetter(2))
 
 
-def _op(was: LiveDocument | None, now: LiveDocument, origin: str | None) -> str:
+def _op(was: Held | None, now: Held, origin: str | None) -> str:
     if was is None:
         return "added"
     if origin is not None:

@@ -10,12 +10,14 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from headwater.errors import (
+    ConfigError,
     FormatError,
     NotFoundError,
     ParentMovedError,
@@ -26,10 +28,11 @@ from headwater.errors import (
 from headwater.storage import files
 from headwater.storage.audit import AuditLog
 from headwater.storage.claims import Claim, is_alive
+from headwater.storage.links import Link, broken_chain, link_of, read_link
 from headwater.storage.manifest import FORMAT, Manifest, format_time, from_json, parse_time
 from headwater.storage.objects import ObjectStore
 from headwater.storage.redactions import Redactions, read_redactions, redaction_names
-from headwater.storage.retired import expired_error, read_retired
+from headwater.storage.retired import UnindexedNames, expired_error, read_retired
 from headwater.storage.tables import with_counts
 from headwater.storage.tags import is_tag_name, read_tag, unknown_tag
 
@@ -53,6 +56,7 @@ class Store:
         self.root = root
         self.objects = ObjectStore(root)
         self._redactions: tuple[tuple[str, ...], Redactions] = ((), Redactions())
+        self._unindexed = UnindexedNames(root)
 
     @classmethod
     def create(cls, root: Path) -> Store:
@@ -82,7 +86,12 @@ class Store:
         try:
             found = int(json.loads(data)["format"])
         except (ValueError, KeyError, TypeError):
-            raise FormatError("FORMAT is damaged", obj=str(root / "FORMAT")) from None
+            raise FormatError(
+                "FORMAT is damaged",
+                obj=str(root / "FORMAT"),
+                todo=f'it must hold {{"format": {FORMAT}, "hash": "sha256"}}: write that, then '
+                "run 'headwater verify'",
+            ) from None
         if found > FORMAT:
             raise FormatError(
                 f"The store has format {found}; this headwater reads up to {FORMAT}",
@@ -104,7 +113,11 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            raise StoreError("CURRENT cannot be read", obj=str(error)) from None
+            raise StoreError(
+                "CURRENT cannot be read",
+                obj=str(error),
+                todo="check the owner and mode of the store",
+            ) from None
         if not _NAME.fullmatch(text):
             raise StoreError(
                 "CURRENT is damaged",
@@ -121,7 +134,8 @@ class Store:
     def manifest(self, name: str) -> Manifest:
         """The snapshot (or candidate) with exactly this name.
 
-        What was erased since it was written is not in it: it names what stands in its place.
+        What was erased since it was written is not in it: it names what stands in its place. One
+        that let go of its index names no segments.
 
         Raises:
             NotFoundError: there is none.
@@ -134,9 +148,15 @@ class Store:
             raise NotFoundError("No such snapshot", obj=name, todo="see 'headwater log'") from None
         redactions = self.redactions()
         blanked = redactions.blanked.get(name)
-        return redactions.resolve(
+        manifest = redactions.resolve(
             from_json(data, name=name, now=(blanked.was, blanked.now) if blanked else None)
         )
+        # Where the record is damaged, CURRENT is served all the same: it always has its index. Who
+        # asks for the past is told by `_kept`.
+        with suppress(StoreError):
+            if name in self._unindexed:
+                return manifest.without_index()
+        return manifest
 
     def redactions(self) -> Redactions:
         """What was erased; read again when there is a new record.
@@ -160,8 +180,38 @@ class Store:
                 return
             parent = self.manifest(manifest.parent)
             if parent.sha256() != manifest.parent_sha256:
-                raise StoreError("The chain of snapshots is broken", obj=manifest.parent)
+                raise broken_chain(manifest.parent)
             manifest = parent
+
+    def links(self, start: str | None = None) -> Iterator[Link]:
+        """The places of the published snapshots in the chain, newest first, checked as `chain` does.
+
+        Costs a read and a hash each, whatever the snapshots hold.
+
+        Args:
+            start: the name of the first; None is the current snapshot.
+
+        Raises:
+            NotFoundError, StoreError: as for `manifest`; a link is not the one its child names.
+        """
+        name = start or self.current_name()
+        # A damaged record of an erasure stops whoever only asks for names as well.
+        self.redactions()
+        expected = None
+        while name:
+            link = self._link(name)
+            if expected is not None and link.sha256 != expected:
+                raise broken_chain(name)
+            yield link
+            name, expected = link.parent, link.parent_sha256
+
+    def _link(self, name: str) -> Link:
+        try:
+            link = read_link((self.root / "snapshots" / f"{name}.json").read_bytes(), name)
+        except (OSError, ValueError):
+            link = None
+        # Also what an erasure blanked, and whatever is wrong: `manifest` says what.
+        return link or link_of(self.manifest(name))
 
     def resolve(self, ref: str | None) -> Manifest:
         """The snapshot that `ref` means.
@@ -204,13 +254,13 @@ class Store:
         """The same manifest, unless retention took its objects."""
         retired = read_retired(self.root)
         if retired and (name := manifest.name()) in retired:
-            raise expired_error(name, (m.name() for m in self.chain()), retired)
+            raise expired_error(name, (link.name for link in self.links()), retired)
         return manifest
 
     def _by_start(self, ref: str) -> Manifest:
-        for manifest in self.chain():
-            if ref == str(manifest.seq) or (len(ref) >= 8 and manifest.name().startswith(ref)):
-                return manifest
+        for link in self.links():
+            if ref == str(link.seq) or (len(ref) >= 8 and link.name.startswith(ref)):
+                return self.manifest(link.name)
         raise NotFoundError("No such snapshot", obj=ref, todo="see 'headwater log'")
 
     def _by_time(self, ref: str) -> Manifest:
@@ -224,16 +274,16 @@ class Store:
             ) from None
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", ref):
             when = when.replace(hour=23, minute=59, second=59, microsecond=999999)
-        for manifest in self.chain():
-            if manifest.time <= when:
-                return manifest
+        for link in self.links():
+            if link.time <= when:
+                return self.manifest(link.name)
         raise NotFoundError(
             "Nothing was published by then", obj=ref, todo="see 'headwater log' for the first"
         )
 
     def candidates(self) -> list[str]:
         """Names of manifests that were written, never published and not given up; oldest first."""
-        known = {m.name() for m in self.chain()} | set(read_retired(self.root))
+        known = {link.name for link in self.links()} | set(read_retired(self.root))
         folder = self.root / "snapshots"
         return sorted(p.stem for p in folder.glob("*.json") if p.stem not in known)
 
@@ -327,7 +377,14 @@ class Store:
             if entry.name not in carried:
                 self.objects.verify(entry, deep=False)
 
-    def rollback(self, ref: str, *, run_id: str, hold: tuple[str, ...] = ()) -> Manifest:
+    def rollback(
+        self,
+        ref: str,
+        *,
+        run_id: str,
+        hold: tuple[str, ...] = (),
+        reindex: Callable[[Manifest], Manifest] | None = None,
+    ) -> Manifest:
         """Publish a new snapshot that names the objects of an old one.
 
         Args:
@@ -335,20 +392,34 @@ class Store:
             run_id: of the run that asks.
             hold: sources that refreshes leave alone until they are released, so that the bad data
                 is not published again at once.
+            reindex: gives a snapshot that let go of its index its segments back; see
+                `headwater.flows.reindex`.
 
         Raises:
             NotFoundError: no such snapshot or source.
+            ConfigError: the snapshot let go of its index, and `reindex` is not given.
         """
         target = self.resolve(ref)
         unknown = [name for name in hold if name not in target.sources]
         if unknown:
-            raise NotFoundError("No such source", obj=", ".join(unknown))
+            raise NotFoundError(
+                "The snapshot has no such source",
+                obj=", ".join(unknown),
+                todo=f"it has: {', '.join(target.sources)}",
+            )
         current = self.resolve(None)
         if any(record.covers(target) for record in self.redactions().records):
             # It counts what has been erased since.
             target = with_counts(self.objects, target).as_read(target.sha256())
+        restores = target.name()
+        if target.unindexed:
+            if reindex is None:
+                raise ConfigError(
+                    "The snapshot's index was let go", obj=restores, todo="use headwater rollback"
+                )
+            target = reindex(target)
         sources = {
-            name: replace(state, hold=f"rolled back to {target.name()}") if name in hold else state
+            name: replace(state, hold=f"rolled back to {restores}") if name in hold else state
             for name, state in target.sources.items()
         }
         now = datetime.now(UTC)
@@ -362,9 +433,9 @@ class Store:
             run_id=run_id,
             cause="rollback",
             sources=sources,
-            restores=target.name(),
+            restores=restores,
         )
-        detail = {"restores": target.name(), **({"hold": list(hold)} if hold else {})}
+        detail = {"restores": restores, **({"hold": list(hold)} if hold else {})}
         self.publish(self.write_candidate(manifest), detail=detail)
         return manifest
 

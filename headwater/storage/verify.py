@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.errors import HeadwaterError
-from headwater.storage.history import live_texts
+from headwater.storage.consistency import IndexCheck, snapshot_problems
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
 from headwater.storage.retention import needed_objects
 from headwater.storage.retired import read_retired
 from headwater.storage.store import Store
-from headwater.storage.tables import open_tables
+from headwater.storage.unindexed import unsearchable
 
-IndexCheck = Callable[[ObjectStore, Manifest, list[bytes]], list[str]]
+_WORKERS = 2
+"""Threads that read and hash: small files keep one processor busy in Python, large ones do not."""
+_BATCH = 32
+_BATCH_BYTES = 4 << 20
+"""What a thread takes at once, to the next whole object."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def verify(
 
     Args:
         store: what to check.
-        deep: read and hash every object; otherwise only sizes are compared.
+        deep: read and hash every object, and look for the vectors of snapshots that let go of their
+            index; otherwise only sizes are compared.
         index_check: lists what is wrong with a snapshot's index.
         progress: called with (objects checked, objects).
     """
@@ -72,15 +78,16 @@ def verify(
     entries = needed_objects((m for m in manifests if m.name() not in retired), manifests)
     if deep:
         entries |= {e.name: e for e, _ in store.objects.listing() if e.kind == EMBEDDINGS}
-    for done, entry in enumerate(entries.values()):
-        problem = _object_problem(store.objects, entry, deep)
+    for done, problem in enumerate(_object_problems(store.objects, entries.values(), deep)):
         if problem:
             problems.append(problem)
         progress(done + 1, len(entries))
+    if deep:
+        problems += unsearchable(store.objects, (m for m in manifests if m.name() not in retired))
     if manifests and not problems:
         # Between the record of an erasure and CURRENT, the manifest counts what is erased already.
         erased = any(record.covers(manifests[0]) for record in store.redactions().records)
-        problems += _snapshot_problems(store.objects, manifests[0], index_check, counted=not erased)
+        problems += snapshot_problems(store.objects, manifests[0], index_check, counted=not erased)
     return Verification(
         deep, len(manifests), len(entries), sum(e.bytes for e in entries.values()), tuple(problems)
     )
@@ -99,6 +106,32 @@ def _erasure_problems(store: Store, manifests: Sequence[Manifest]) -> list[str]:
     ]
 
 
+def _object_problems(
+    objects: ObjectStore, entries: Iterable[ObjectEntry], deep: bool
+) -> Iterator[str]:
+    """What is wrong with each object, in their order; empty where it is whole."""
+
+    def check(batch: list[ObjectEntry]) -> list[str]:
+        return [_object_problem(objects, entry, deep) for entry in batch]
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for found in pool.map(check, _batches(entries)):
+            yield from found
+
+
+def _batches(entries: Iterable[ObjectEntry]) -> Iterator[list[ObjectEntry]]:
+    batch: list[ObjectEntry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += entry.bytes
+        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _object_problem(objects: ObjectStore, entry: ObjectEntry, deep: bool) -> str:
     try:
         objects.verify(entry, deep=deep)
@@ -111,37 +144,3 @@ def _object_problem(objects: ObjectStore, entry: ObjectEntry, deep: bool) -> str
     except (OSError, pa.ArrowInvalid) as error:
         return f"objects/{entry.name}: {error}"
     return ""
-
-
-def _snapshot_problems(
-    objects: ObjectStore, manifest: Manifest, index_check: IndexCheck, *, counted: bool
-) -> list[str]:
-    """What is inconsistent inside one snapshot whose objects are whole."""
-    checks = {
-        "documents with more than one live version": (
-            "select count(*) from (select 1 from live group by source, key having count(*) > 1)"
-        ),
-        "closures of versions that do not exist": (
-            "select count(*) from closures where version_id not in (select version_id from versions)"
-        ),
-        "live documents without their text": (
-            "select count(*) from live where content_hash not in (select content_hash from contents)"
-        ),
-    }
-    problems = []
-    with open_tables(objects, manifest) as connection:
-        for what, sql in checks.items():
-            row = connection.execute(sql).fetchone()
-            if row and row[0]:
-                problems.append(f"{manifest.name()}: {row[0]} {what}")
-        row = connection.execute("select count(*) from live").fetchone()
-    if counted and row and row[0] != manifest.counts.get("documents"):
-        problems.append(
-            f"{manifest.name()}: {row[0]} live documents, "
-            f"the manifest says {manifest.counts.get('documents')}"
-        )
-    problems += [
-        f"{manifest.name()}: {problem}"
-        for problem in index_check(objects, manifest, live_texts(objects, manifest))
-    ]
-    return problems
