@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 # Another index for torch, e.g. the CPU builds of a mirror: make setup TORCH_INDEX=https://…
 TORCH_INDEX ?=
+# Processes that run tests.
+WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -29,11 +31,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: setup ## the main job on your own Python environment, start to end
 	$(BIN)/python -m examples.python_environment --kb demo
 
-test: setup ## every test
-	$(BIN)/python -m pytest
+test: setup ## every test, on all cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: setup ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 check: setup ## lint, types, import contracts
 	$(BIN)/ruff check

@@ -27,6 +27,7 @@ from headwater.retrieval.chunking import chunk
 from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.index import index_problems
 from headwater.retrieval.tokens import Tokenizer
+from headwater.storage.embeddings import find_parts
 from headwater.storage.manifest import Manifest
 from headwater.storage.store import Store
 from headwater.storage.tables import open_tables
@@ -142,13 +143,10 @@ class Base:
         return found
 
     def cached(self) -> int:
-        """How many texts have a vector on the disk."""
-        objects = self.store.objects
-        return sum(
-            objects.read_table(entry, ["text_hash"]).num_rows
-            for entry, _ in objects.listing()
-            if entry.kind == "embeddings.parquet"
-        )
+        """How many vectors are on the disk, those that were copied into larger objects once."""
+        parts = find_parts(self.store.objects)
+        covered = {label for part in parts for label in part.covers}
+        return sum(part.entry.rows for part in parts if part.label not in covered)
 
     def verify(self) -> Verification:
         """Verify the store, every byte of it."""
