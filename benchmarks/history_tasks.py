@@ -15,16 +15,17 @@ from typing import Any
 from benchmarks.corpora import document
 from benchmarks.history_parts import TABLES, Clock, hash_files, in_turn, joined, read_live, sizes
 from benchmarks.rows import (
+    DIM,
     SOURCE,
     PreparedSource,
     batches,
-    narrow_encoding,
+    drawn_encoding,
     own_bytes,
     rows,
     rows_base,
     write,
 )
-from headwater.config import load
+from headwater.config import KnowledgeBase, load
 from headwater.flows.refresh import RefreshOptions, RefreshRun
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval.index import index_problems
@@ -146,26 +147,31 @@ def check(root: Path) -> dict[str, Any]:
     return {**clock.found, "plain_bytes": plain, "bytes": found.bytes, "objects": found.objects}
 
 
-def disk(root: Path, count: int) -> dict[str, Any]:
+def disk(root: Path, count: int, dim: int = DIM) -> dict[str, Any]:
     """Refresh a hundred times, each time a hundredth of the rows, an hour apart; then clean up."""
     began = datetime.now(UTC) - timedelta(hours=REFRESHES + 1)
     kb = rows_base(root / "grown")
-    write(kb, rows(range(count)), observed_at=began)
+    write(kb, rows(range(count)), observed_at=began, dim=dim)
     for number in range(1, REFRESHES + 1):
         changed = rows(range(number - 1, count, REFRESHES), number)
-        write(kb, changed, complete=False, observed_at=began + timedelta(hours=number))
-    store = Store.open(kb.store)
+        at = began + timedelta(hours=number)
+        write(kb, changed, complete=False, observed_at=at, dim=dim)
     raw = sizes(kb.store)
-    for _ in range(2):
-        plan = vacuum(store, config=kb.config.retention, grace=_NEVER_WAIT)
+    kept = _clean(kb)
     final = rows_base(root / "final")
-    write(final, (r for n in range(REFRESHES) for r in rows(range(n, count, REFRESHES), n + 1)))
-    return {
-        "raw": raw,
-        "grown": sizes(kb.store),
-        "live": sizes(final.store),
-        "kept": plan.kept,
-    }
+    state = (r for n in range(REFRESHES) for r in rows(range(n, count, REFRESHES), n + 1))
+    write(final, state, dim=dim)
+    _clean(final)
+    return {"raw": raw, "grown": sizes(kb.store), "live": sizes(final.store), "kept": kept}
+
+
+def _clean(kb: KnowledgeBase) -> int:
+    """Mark and delete what nothing needs; returns how many snapshots stay."""
+    store = Store.open(kb.store)
+    plans = [
+        vacuum(store, config=kb.config.retention, grace=_NEVER_WAIT) for _ in ("mark", "delete")
+    ]
+    return plans[-1].kept
 
 
 def tiny(root: Path, until: int) -> dict[str, Any]:
@@ -214,7 +220,7 @@ def _warm_up() -> None:
 
 def _run(root: Path, source: PreparedSource) -> RefreshRun:
     return RefreshRun(
-        load(root), RefreshOptions(), encoding=narrow_encoding, sources={SOURCE: source}
+        load(root), RefreshOptions(), encoding=drawn_encoding(DIM), sources={SOURCE: source}
     )
 
 

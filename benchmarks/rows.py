@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, shake_256
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 from benchmarks.corpora import sentence
 from benchmarks.knowledge import make_base
 from headwater.config import KnowledgeBase
-from headwater.flows.encoding import Encoding, twin_encoding
+from headwater.flows.encoding import Encoding, EncodingOpener, twin_encoding
 from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.report import RefreshReport
 from headwater.flows.sources.memory import MemorySource
@@ -90,15 +90,16 @@ class PreparedSource:
         return ExtractEnd(complete=self.complete)
 
 
-class _Narrow(HashEmbedder):
-    """The twin in `DIM` dimensions, with vectors drawn from the hash of a whole text.
+class _Drawn(HashEmbedder):
+    """The twin with vectors drawn from the hash of a whole text.
 
     A store of a million rows is written to measure the store, and not the twin.
     """
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        drawn = b"".join(blake2b(text.encode(), digest_size=DIM).digest() for text in texts)
-        found = np.frombuffer(drawn, np.uint8).reshape(-1, DIM).astype(np.float32) - 127.5
+        dim = self.space.dim
+        drawn = b"".join(shake_256(text.encode()).digest(dim) for text in texts)
+        found = np.frombuffer(drawn, np.uint8).reshape(-1, dim).astype(np.float32) - 127.5
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
     def embed(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Vectors]]:
@@ -107,23 +108,27 @@ class _Narrow(HashEmbedder):
             yield list(range(start, start + len(part))), self.encode(part)
 
 
-def narrow_encoding(
-    kb: KnowledgeBase,
-    parent: Encoder | None,
-    objects: ObjectStore,
-    *,
-    new_model: bool,
-    dry_run: bool,
-) -> Encoding:
-    """`twin_encoding` in `DIM` dimensions; see `EncodingOpener`."""
-    twin = twin_encoding(kb, parent, objects, new_model=new_model, dry_run=dry_run)
-    narrow = _Narrow(DIM)
-    old, new = twin.encoder.fingerprint, narrow.space.fingerprint
-    return Encoding(
-        replace(twin.encoder, fingerprint=new, dim=DIM),
-        replace(twin.cutter, name=twin.cutter.name.replace(old[:16], new[:16])),
-        lambda: narrow,
-    )
+def drawn_encoding(dim: int) -> EncodingOpener:
+    """`twin_encoding` with vectors of `dim` numbers; see `EncodingOpener`."""
+
+    def opened(
+        kb: KnowledgeBase,
+        parent: Encoder | None,
+        objects: ObjectStore,
+        *,
+        new_model: bool,
+        dry_run: bool,
+    ) -> Encoding:
+        twin = twin_encoding(kb, parent, objects, new_model=new_model, dry_run=dry_run)
+        drawn = _Drawn(dim)
+        old, new = twin.encoder.fingerprint, drawn.space.fingerprint
+        return Encoding(
+            replace(twin.encoder, fingerprint=new, dim=dim),
+            replace(twin.cutter, name=twin.cutter.name.replace(old[:16], new[:16])),
+            lambda: drawn,
+        )
+
+    return opened
 
 
 def rows_base(root: Path) -> KnowledgeBase:
@@ -138,15 +143,16 @@ def write(
     *,
     complete: bool = True,
     observed_at: datetime | None = None,
+    dim: int = DIM,
 ) -> RefreshReport:
-    """Refresh from records in memory.
+    """Refresh from records in memory, with vectors of `dim` numbers.
 
     Raises:
         RuntimeError: the refresh did not publish.
     """
     sources: Mapping[str, MemorySource] = {SOURCE: MemorySource.of(records, complete=complete)}
     options = RefreshOptions(observed_at=observed_at)
-    report = refresh(kb, options, encoding=narrow_encoding, sources=sources)
+    report = refresh(kb, options, encoding=drawn_encoding(dim), sources=sources)
     if report.exit_code or not report.published:
         raise RuntimeError(f"the refresh ended with {report.exit_code}: {report}")
     return report
