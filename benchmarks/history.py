@@ -161,8 +161,10 @@ def _medians(runs: list[Found]) -> dict[str, float]:
 
 
 def _disk(root: Path, count: int, dim: int) -> Iterator[Figure]:
-    found = _task("disk", root, count, dim)
-    grown, live = found["grown"], found["live"]
+    raw = _task("grow", root / "grown", count, dim)
+    _task("final", root / "final", count, dim)
+    found = _task("clean", root / "grown")
+    grown, live = found["sizes"], _task("clean", root / "final")["sizes"]
     whole = sum(live.values())
     parts = ", ".join(f"{name} {size / whole:.2f}" for name, size in sorted(grown.items()))
     yield Figure(
@@ -171,7 +173,7 @@ def _disk(root: Path, count: int, dim: int) -> Iterator[Figure]:
         sum(grown.values()) / whole,
         most=2.2,
         note=f"{parts}; one an hour, {found['kept']} snapshots kept, after two vacuums; "
-        f"before them {sum(found['raw'].values()) / whole:.2f}; live: {whole / _MB:.1f} MB, "
+        f"before them {sum(raw.values()) / whole:.2f}; live: {whole / _MB:.1f} MB, "
         "one refresh of the final state, cleaned up in the same way",
     )
     for name in ("tables", "embeddings", "index"):

@@ -25,7 +25,7 @@ from benchmarks.rows import (
     rows_base,
     write,
 )
-from headwater.config import KnowledgeBase, load
+from headwater.config import load
 from headwater.flows.refresh import RefreshOptions, RefreshRun
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval.index import index_problems
@@ -147,31 +147,34 @@ def check(root: Path) -> dict[str, Any]:
     return {**clock.found, "plain_bytes": plain, "bytes": found.bytes, "objects": found.objects}
 
 
-def disk(root: Path, count: int, dim: int = DIM) -> dict[str, Any]:
-    """Refresh a hundred times, each time a hundredth of the rows, an hour apart; then clean up."""
+def grow(root: Path, count: int, dim: int) -> dict[str, Any]:
+    """Refresh a hundred times, each time a hundredth of the rows, an hour apart."""
     began = datetime.now(UTC) - timedelta(hours=REFRESHES + 1)
-    kb = rows_base(root / "grown")
+    kb = rows_base(root)
     write(kb, rows(range(count)), observed_at=began, dim=dim)
     for number in range(1, REFRESHES + 1):
         changed = rows(range(number - 1, count, REFRESHES), number)
         at = began + timedelta(hours=number)
         write(kb, changed, complete=False, observed_at=at, dim=dim)
-    raw = sizes(kb.store)
-    kept = _clean(kb)
-    final = rows_base(root / "final")
+    return sizes(kb.store)
+
+
+def final(root: Path, count: int, dim: int) -> dict[str, Any]:
+    """The state that `grow` ends with, by one refresh."""
+    kb = rows_base(root)
     state = (r for n in range(REFRESHES) for r in rows(range(n, count, REFRESHES), n + 1))
-    write(final, state, dim=dim)
-    _clean(final)
-    return {"raw": raw, "grown": sizes(kb.store), "live": sizes(final.store), "kept": kept}
+    write(kb, state, dim=dim)
+    return sizes(kb.store)
 
 
-def _clean(kb: KnowledgeBase) -> int:
-    """Mark and delete what nothing needs; returns how many snapshots stay."""
+def clean(root: Path) -> dict[str, Any]:
+    """Vacuum twice, to mark and to delete; not in the process that wrote, which may be at work."""
+    kb = load(root)
     store = Store.open(kb.store)
     plans = [
         vacuum(store, config=kb.config.retention, grace=_NEVER_WAIT) for _ in ("mark", "delete")
     ]
-    return plans[-1].kept
+    return {"sizes": sizes(kb.store), "kept": plans[-1].kept}
 
 
 def tiny(root: Path, until: int) -> dict[str, Any]:
@@ -234,7 +237,9 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "commit": commit,
     "read": read,
     "check": check,
-    "disk": disk,
+    "grow": grow,
+    "final": final,
+    "clean": clean,
     "tiny": tiny,
     "opened": opened,
 }

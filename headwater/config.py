@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -28,6 +27,7 @@ from pydantic import (
 )
 
 from headwater.errors import ConfigError, NotFoundError
+from headwater.yaml_files import explain, read_yaml
 
 CONFIG_NAME = "headwater.yaml"
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -52,7 +52,10 @@ def parse_duration(value: object) -> timedelta:
     seconds = sum(float(part["number"]) * _UNITS[part["unit"]] for part in parts)
     if seconds <= 0:
         raise ValueError("expected a duration above zero")
-    return timedelta(seconds=seconds)
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        raise ValueError("expected a duration of less than a million years") from None
 
 
 def format_duration(value: timedelta) -> str:
@@ -81,6 +84,9 @@ def _listed(value: Any) -> Any:
 _TEXT_OR_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_TEXT_OR_TEXTS)]
 """A list of texts; one text stands for a list of one."""
+
+
+Severity = Literal["critical", "warning"]
 
 
 class _Model(BaseModel):
@@ -239,6 +245,38 @@ class IndexConfig(_Model):
     recall: float = Field(0.98, gt=0, le=1, description="recall@10 that ef is calibrated to")
 
 
+class GatesConfig(_Model):
+    """When a candidate's search results stop its publication; a `warning` only reports.
+
+    A critical gate that fails keeps the candidate, unpublished, until `headwater publish --override`.
+    """
+
+    golden_share: float = Field(
+        0.9, ge=0, le=1, description="of the queries in golden.yaml must find what they expect"
+    )
+    golden_severity: Severity = "critical"
+    change_queries: int = Field(
+        20, ge=0, le=40, description="documents asked for of what changed; 0 asks for none"
+    )
+    change_recall: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="of the new texts must be among the ten nearest to their opening",
+    )
+    change_severity: Severity = "warning"
+    old_text_severity: Severity = Field(
+        "critical", description="when a search still finds a text that is gone"
+    )
+    graph_recall: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="recall@10 of a new graph; 0.05 below index.recall if left out",
+    )
+    graph_severity: Severity = "critical"
+
+
 class DatasetConfig(_Model):
     """What a fine-tuning dataset is cut from, and when a chunk counts as settled."""
 
@@ -301,6 +339,23 @@ class ErasureConfig(_Model):
     )
 
 
+class ServingKey(_Model):
+    """Who may ask `headwater serve`. The key itself is nowhere, only its hash."""
+
+    name: str = Field(pattern=_NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the key; see serve --new-key")
+    labels: Texts | None = Field(None, description="what it may see; all when left out")
+
+
+class ServingConfig(_Model):
+    """Who may ask over HTTP, and how much."""
+
+    keys: tuple[ServingKey, ...] = Field((), description="without any, this machine alone may ask")
+    max_body_bytes: int = Field(1_000_000, ge=1024, description="of a request")
+    max_concurrent: int = Field(64, ge=1, description="requests taken in at once")
+    timeout: Duration = Field(timedelta(seconds=30), description="for one request")
+
+
 class Config(_Model):
     """A knowledge base."""
 
@@ -314,9 +369,19 @@ class Config(_Model):
     on_source_error: Literal["continue", "stop"] = "continue"
     chunking: ChunkingConfig = ChunkingConfig()
     index: IndexConfig = IndexConfig()
+    gates: GatesConfig = GatesConfig()
     retention: RetentionConfig = RetentionConfig()
     erasure: ErasureConfig = ErasureConfig()
+    serving: ServingConfig = ServingConfig()
     datasets: dict[Annotated[str, Field(pattern=_NAME)], DatasetConfig] = {}
+
+
+_MODELS: tuple[type[_Model], ...] = (
+    *(Config, ChunkingConfig, IndexConfig, GatesConfig, DatasetConfig, Schedule, DeletionGuard),
+    *(Pagination, RetentionConfig, ServingConfig, ServingKey),
+    *BUILT_IN.values(),
+)
+"""Whose fields are suggested for an unknown key."""
 
 
 @dataclass(frozen=True)
@@ -378,17 +443,7 @@ def parse(data: bytes, *, name: str = CONFIG_NAME) -> Config:
     Raises:
         ConfigError: naming `name`, the line, the key and what was expected.
     """
-    try:
-        text = data.decode("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError("The file is not UTF-8", obj=name, todo=str(error)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError("The file is not valid YAML", obj=where, todo=str(problem)) from None
+    values, node = read_yaml(data, name=name)
     if not isinstance(values, dict):
         raise ConfigError(
             "The file is empty or not a mapping", obj=name, todo="it needs 'name' and 'sources'"
@@ -396,10 +451,8 @@ def parse(data: bytes, *, name: str = CONFIG_NAME) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(item, node, name) for item in error.errors()]
-        raise ConfigError(
-            "The configuration is wrong", obj=name, todo="\n     ".join(lines)
-        ) from None
+        told = explain(error, node, name=name, models=_MODELS)
+        raise ConfigError("The configuration is wrong", obj=name, todo=told) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -432,47 +485,3 @@ def expand(value: str, *, where: str) -> str:
         return found
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", replace, value)
-
-
-def _explain(item: Any, node: yaml.Node | None, name: str) -> str:
-    loc = tuple(part for part in item["loc"] if part != "[key]")
-    line = _locate(node, loc)
-    key = ".".join(str(part) for part in loc) or "(the whole file)"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = f"unknown key{_suggest(str(loc[-1]))}"
-    elif item["type"] == "missing":
-        message = "this key is required"
-    given = item.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return f"{name}:{line}: {key}: {message}{shown}"
-
-
-def _locate(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
-    """The 1-based line of the deepest part of `loc` that the file holds."""
-    line = 1
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            match = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if match is None:
-                return line
-            line, node = match[0].start_mark.line + 1, match[1]
-        elif (
-            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
-        ):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _suggest(key: str) -> str:
-    from difflib import get_close_matches
-
-    models: tuple[type[_Model], ...] = (
-        *(Config, ChunkingConfig, IndexConfig, DatasetConfig, Schedule, DeletionGuard, Pagination),
-        RetentionConfig,
-        *BUILT_IN.values(),
-    )
-    names = {name for model in models for name in model.model_fields}
-    close = get_close_matches(key, sorted(names), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -48,6 +48,23 @@ def test_links_between_documents_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_the_page_on_filters_has_every_field_and_only_filters_that_parse():
+    """The table of fields is the one in the code, and every example is a filter."""
+    from headwater.retrieval.filter_terms import ALIASES, FIELDS
+    from headwater.retrieval.filters import MAX_LENGTH, parse
+
+    page = (ROOT / "docs" / "filters.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (text|time)", page, flags=re.MULTILINE))
+    assert rows == FIELDS
+    assert {a: f for f, a in re.findall(r"\| `(\w+)` \| .*also `(\w+)`", page)} == ALIASES
+    (block,) = re.findall(r"```filter\n(.*?)```", page, flags=re.DOTALL)
+    asked = re.findall(r"where(?:=| )\"([^\"]+)\"", page + README)
+    assert len(asked) >= 3
+    for text in [*block.splitlines(), *asked]:
+        assert parse(str(parse(text))) == parse(text)
+    assert f"{MAX_LENGTH:,} characters" in page
+
+
 def test_the_format_names_every_kind_of_object():
     """A kind that the code writes and the specification does not know would be a secret."""
     text = (ROOT / "docs" / "format.md").read_text("utf-8")

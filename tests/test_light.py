@@ -25,6 +25,8 @@ PIPELINE = {
     "torch",
     "transformers",
 }
+# Only `headwater serve` needs these.
+SERVICE = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
 # Needed by searching processes that do more than search, or slow to import and done without.
 HEAVY = {"duckdb", "pydantic", "rich", "yaml"}
 
@@ -91,4 +93,17 @@ def test_showing_help_is_light() -> None:
         "    assert main(['--help']) == 0\n"
         "assert 'refresh' in out.getvalue()\n"
     )
-    assert not imported(code) & (PIPELINE | HEAVY | {"numpy", "pyarrow", "openvino"})
+    light = PIPELINE | HEAVY | SERVICE
+    assert not imported(code) & (light | {"numpy", "pyarrow", "openvino"})
+
+
+def test_serving_imports_nothing_that_only_a_refresh_needs() -> None:
+    """The application brings the web framework, and neither the pipeline nor DuckDB."""
+    found = imported("import headwater.serving.app, headwater.serving.server\n")
+    assert found >= SERVICE - {"uvicorn"}
+    assert not found & (PIPELINE | {"duckdb"})
+
+
+def test_searching_needs_no_web_framework() -> None:
+    """`import headwater.retrieval` and the command line leave it to `headwater serve`."""
+    assert not imported("import headwater.cli, headwater.retrieval\n") & SERVICE

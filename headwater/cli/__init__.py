@@ -15,9 +15,11 @@ import click
 from headwater import __version__
 from headwater.cli.ask import ASK
 from headwater.cli.change import CHANGE
+from headwater.cli.evaluate import EVALUATE
 from headwater.cli.explore import EXPLORE
 from headwater.cli.forget import FORGET
 from headwater.cli.keep import KEEP
+from headwater.cli.serve import SERVE
 from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
 
@@ -39,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK, *EXPLORE, *TRAIL, *KEEP, *FORGET):
+for command in (*CHANGE, *ASK, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE):
     cli.add_command(command)
 
 

@@ -28,17 +28,48 @@ if TYPE_CHECKING:
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
 @click.option("--as-of", help="A snapshot's name or number, or a time: what was known then.")
 @click.option("--source", "-s", "sources", multiple=True, help="Only this source.")
+@click.option(
+    "--where",
+    metavar="FILTER",
+    help="Only documents such as \"key like 'faq/%' and meta.year >= 2024\".",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="Search as a caller who holds this label; may be repeated. Everything is seen without.",
+)
+@click.option("--changed-since", type=Time(), help="Only documents that changed later.")
+@click.option("--explain", is_flag=True, help="Say of each hit where it came from.")
 @kb_option
 @json_option
 def search(
-    query: str, k: int, as_of: str | None, sources: tuple[str, ...], kb_path: Path, as_json: bool
+    query: str,
+    k: int,
+    as_of: str | None,
+    sources: tuple[str, ...],
+    where: str | None,
+    labels: tuple[str, ...],
+    changed_since: datetime | None,
+    explain: bool,
+    kb_path: Path,
+    as_json: bool,
 ) -> int:
     """Find what the knowledge base says about QUERY, now or as of a snapshot."""
     from headwater.cli.render import show_hits
     from headwater.retrieval import Retriever
 
     with Retriever.open(kb_path) as retriever:
-        hits = retriever.search(query, k=k, as_of=as_of, sources=sources or None)
+        hits = retriever.search(
+            query,
+            k=k,
+            as_of=as_of,
+            sources=sources or None,
+            where=where,
+            allow=labels or None,
+            changed_since=changed_since,
+            explain=explain,
+        )
     print_json([hit.as_dict() for hit in hits]) if as_json else show_hits(hits)
     return 0
 

@@ -125,6 +125,13 @@ def show_hits(hits: Sequence[Hit]) -> None:
         out.print(f"   {escape(hit.cite())}{more}", style=_DIM)
         if hit.held_back:
             out.print("   a newer version failed validation and is in quarantine", style="yellow")
+        if hit.explain:
+            how = hit.explain
+            out.print(
+                f"   {how.found_by} in {how.segment}, cosine {how.cosine:.4f}, "
+                f"filters leave {how.selectivity:.1%} of the documents",
+                style=_DIM,
+            )
 
 
 def show_status(store: Store, found: Sequence[SourceFreshness]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from headwater import __version__
 from headwater.config import KnowledgeBase
 from headwater.flows.encoding import Encoding
 from headwater.flows.index_build import Work, build_index, same_space
+from headwater.flows.quality import Candidate, quality_gates
 from headwater.flows.texts import Cutter, cut_contents
 from headwater.retrieval.index import unheld
 from headwater.storage.changes import Changes, LiveDocument, version_rows
@@ -31,6 +33,7 @@ from headwater.storage.objects import ObjectEntry, ObjectStore
 from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_tables, query
 from headwater.validation.contracts import Suite
 from headwater.validation.gates import critical_tables
+from headwater.validation.golden import GoldenQuery
 from headwater.validation.tables import check_table
 from headwater.validation.verdicts import CheckResult
 
@@ -75,6 +78,7 @@ class Step:
         quarantine: all that is held back, in its final order.
         suites: the expectations of the sources that were pulled.
         gates: results of the checks made so far.
+        golden: what the candidate must find.
     """
 
     parent: Manifest | None
@@ -87,6 +91,7 @@ class Step:
     observed_at: datetime
     run_id: str
     cause: str
+    golden: tuple[GoldenQuery, ...] = ()
 
 
 def build_draft(
@@ -103,6 +108,8 @@ def build_draft(
         StorageUnavailableError: the disk is full or read-only; the vectors made so far are kept.
         ModelError: the model is not the one the vectors were made with.
     """
+    # Opened at most once, for the texts and for the questions that the gates ask.
+    encoding = replace(encoding, embedder=cache(encoding.embedder))
     with ThreadPoolExecutor(1) as ahead:
         # The one thing whose cost grows with the store; meanwhile the new texts are cut.
         reading = ahead.submit(chunk_pairs, objects, step.parent.chunks if step.parent else ())
@@ -149,6 +156,19 @@ def build_draft(
         sources=sources,
         gates=(*step.gates, *tables, complete),
     )
+    if not built.problems:
+        candidate = Candidate(
+            objects=objects,
+            parent=step.parent,
+            manifest=manifest,
+            changes=step.changes,
+            live=step.live,
+            pairs=pairs,
+            encoding=encoding,
+            embedded=built.embedded,
+        )
+        asked = quality_gates(candidate, golden=step.golden, config=kb.config)
+        manifest = replace(manifest, gates=(*manifest.gates, *asked))
     return Draft(manifest, built.embedded, checks)
 
 

@@ -39,6 +39,7 @@ from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store, new_run_id
 from headwater.validation.contracts import Suite
 from headwater.validation.frame import RECORD_COLUMNS
+from headwater.validation.golden import load_golden
 from headwater.validation.quarantine import merge_quarantine
 
 Progress = Callable[[str, int, int], None]
@@ -98,6 +99,7 @@ class RefreshRun:
             kb.source(name)
         if (options.keys or options.window) and len(options.sources) != 1:
             raise ConfigError("Keys and windows belong to one source", todo="name it: --source S")
+        self._golden = load_golden(kb.root, sources=kb.config.sources)
         self.kb = kb
         self.options = options
         self.run_id = new_run_id()
@@ -316,6 +318,7 @@ class RefreshRun:
             observed_at=self.observed_at,
             run_id=self.run_id,
             cause=self.options.cause,
+            golden=self._golden,
         )
 
     def _is_new(self, step: Step) -> bool:

@@ -22,9 +22,11 @@ class CachedIndex:
         hashes: void[32] (n,), sorted.
         vectors: float32 (n, dim), in memory.
         graph: none, ever.
+        name: what stands for a segment's name.
     """
 
     graph: None = None
+    name = "embedding cache"
 
     def __init__(self, objects: ObjectStore, encoder: Encoder, hashes: np.ndarray) -> None:
         self.space = encoder.fingerprint

@@ -53,6 +53,24 @@ def fixed(tables: Sequence[pa.Table], column: str, dtype: Any) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
 
 
+def times(tables: Sequence[pa.Table], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of times: int64 (n,) microseconds since 1970 and bool (n,) where there is one."""
+    values, held = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=bool)]
+    for table in tables:
+        for piece in table[column].chunks:
+            if not len(piece):
+                continue
+            valid, data = piece.buffers()
+            part = slice(piece.offset, piece.offset + len(piece))
+            values.append(np.frombuffer(data, dtype=np.int64)[part])
+            if valid is None:
+                held.append(np.ones(len(piece), dtype=bool))
+            else:
+                bits = np.unpackbits(np.frombuffer(valid, dtype=np.uint8), bitorder="little")
+                held.append(bits[part].astype(bool))
+    return np.concatenate(values), np.concatenate(held)
+
+
 def codes(tables: Sequence[pa.Table], column: str) -> tuple[np.ndarray, list[str]]:
     """A column that was read `encoded`: int32 (n,) codes, and the words they stand for."""
     words: dict[str, int] = {}

@@ -11,6 +11,26 @@ from headwater.storage.manifest import format_time
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Where a hit came from; for those who operate a knowledge base.
+
+    Attributes:
+        snapshot: that was searched.
+        segment: of the index that holds the text: the start of its vectors' hash, or
+            `embedding cache` where the snapshot let go of its index.
+        found_by: graph, exact (a scan), or cache (a scan without a segment).
+        cosine: of the text's vector and the query's, -1 to 1.
+        selectivity: what share of the documents that the caller may see passed the filters, 0 to 1.
+    """
+
+    snapshot: str
+    segment: str
+    found_by: str
+    cosine: float
+    selectivity: float
+
+
+@dataclass(frozen=True)
 class Hit:
     """A passage that answers a query.
 
@@ -30,6 +50,7 @@ class Hit:
         metadata: of the document.
         held_back: a newer state of the document waits in quarantine; this is the last good one.
         others: (source, key) of the other live documents that hold the same text.
+        explain: where it came from; None unless that was asked for.
     """
 
     text: str
@@ -50,11 +71,13 @@ class Hit:
     metadata: Mapping[str, Any]
     held_back: bool
     others: tuple[tuple[str, str], ...]
+    explain: Explanation | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The hit as plain values that JSON can hold; times are RFC 3339 in UTC."""
-        plain = asdict(self)
-        return {k: format_time(v) if isinstance(v, datetime) else v for k, v in plain.items()}
+        # Not `asdict`, which copies every value to its depth: a page of hits would take ten times as long.
+        plain = {k: format_time(v) if isinstance(v, datetime) else v for k, v in vars(self).items()}
+        return {**plain, "explain": asdict(self.explain) if self.explain else None}
 
     def cite(self) -> str:
         """A short citation: document, snapshot, when it changed and was last confirmed."""

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,11 @@ from headwater.errors import (
     NotFoundError,
 )
 from headwater.retrieval.encoders import open_query_encoder
+from headwater.retrieval.filters import Expression, parse
 from headwater.retrieval.hits import Hit
 from headwater.retrieval.snapshot_view import Loaded, SnapshotView
 from headwater.retrieval.verification import Verification
+from headwater.retrieval.visibility import LabelsNow, Restriction
 from headwater.storage.manifest import Encoder, Manifest, format_time
 from headwater.storage.pins import Lease
 from headwater.storage.redactions import redaction_names
@@ -119,6 +122,10 @@ class Retriever:
         as_of: str | datetime | None = None,
         sources: Sequence[str] | None = None,
         max_staleness: timedelta | None = None,
+        where: str | Expression | None = None,
+        allow: Sequence[str] | None = None,
+        changed_since: datetime | None = None,
+        explain: bool = False,
     ) -> list[Hit]:
         """The passages nearest in meaning to `query`.
 
@@ -129,12 +136,19 @@ class Retriever:
             sources: only documents of these; None for all.
             max_staleness: only documents confirmed within this time: before now, or before the
                 snapshot's own time where a past one is searched.
+            where: only documents for which this filter is true: `docs/filters.md` has the language.
+            allow: the caller's labels: only documents whose labels, in the snapshot and now, are
+                all among them, and once labels are in use only those that have some; None for a
+                caller who may see everything.
+            changed_since: only documents that changed later; UTC unless it says otherwise.
+            explain: say of each hit where it came from.
 
         Returns:
             the best first, one per distinct text.
 
         Raises:
-            ConfigError: the query is empty, `k` is below 1, or the retriever is closed.
+            ConfigError: the query is empty, `k` is below 1, the filter cannot be read or does not
+                fit the documents, or the retriever is closed.
             NotFoundError: no such snapshot or source.
             ModelError: the snapshot's encoder cannot be opened.
             CorruptObjectError: an object is missing or damaged.
@@ -143,21 +157,28 @@ class Retriever:
             raise ConfigError("The query is empty", todo="ask for something")
         if k < 1:
             raise ConfigError("Too few passages are asked for", obj=f"k={k}", todo="ask for 1")
+        asked = Restriction(
+            sources=None if sources is None else frozenset(sources),
+            where=_expression(where),
+            allow=_labels(allow),
+            changed_since=_aware(changed_since) if changed_since else None,
+        )
         try:
-            return self._search(query, k, _ref(as_of), sources, max_staleness)
+            return self._search(query, k, _ref(as_of), asked, max_staleness, explain)
         except (CorruptObjectError, NotFoundError):
             if not self._forget_erased():
                 raise
             # An erasure took away what this search was reading; what is left can be asked again.
-            return self._search(query, k, _ref(as_of), sources, max_staleness)
+            return self._search(query, k, _ref(as_of), asked, max_staleness, explain)
 
     def _search(
         self,
         query: str,
         k: int,
         ref: str | None,
-        sources: Sequence[str] | None,
+        asked: Restriction,
         max_staleness: timedelta | None,
+        explain: bool,
     ) -> list[Hit]:
         self._forget_erased()
         past = self._past(ref) if ref is not None else self._pinned()
@@ -166,13 +187,17 @@ class Retriever:
             self._lease.hold(view.name)
         known_by = past.manifest.time if past else None
         verified = self._verification.last(view.manifest.sources, known_by=known_by)
-        since = None
         if max_staleness is not None:
             since = (known_by or datetime.now(UTC)) - max_staleness
+            asked = replace(asked, verified_since=since)
+        if past and asked.allow is not None:
+            asked = replace(asked, now=self._labels_now(past))
         if not view.texts:
             return []
+        # Before the query is embedded: what is wrong with the question costs nothing.
+        view.check(asked)
         vector = self._vector(view.manifest, query)
-        return view.search(vector, k, last_verified=verified, sources=sources, verified_since=since)
+        return view.search(vector, k, last_verified=verified, restriction=asked, explain=explain)
 
     def close(self) -> None:
         """Let go of the files, the encoder and the pin. Searching again raises ConfigError."""
@@ -213,6 +238,7 @@ class Retriever:
         self._views: OrderedDict[str, SnapshotView] = OrderedDict()
         self._names: dict[tuple[str, str | None], str] = {}
         self._encoders: dict[tuple[str, ...], TextEncoder] = {}
+        self._now: LabelsNow | None = None
 
     def _forget_erased(self) -> bool:
         """Let go of everything opened before the last erasure; returns whether there was one."""
@@ -227,6 +253,7 @@ class Retriever:
                 self._current = self._pin = None
                 self._views.clear()
                 self._names.clear()
+                self._now = None
         return True
 
     def _pinned(self) -> SnapshotView | None:
@@ -324,6 +351,21 @@ class Retriever:
                 raise
             return SnapshotView(self._loaded, again, name)
 
+    def _labels_now(self, view: SnapshotView) -> LabelsNow | None:
+        """The labels of what is current, where `view` is another snapshot.
+
+        Raises:
+            HeadwaterError: what is current cannot be read, so that nobody knows who may see what.
+        """
+        name = self._store.current_name()
+        if name is None or name == view.name:
+            return None
+        found = self._now
+        if found is None or found.snapshot != name:
+            found = LabelsNow(self._store.objects, self._store.manifest(name), name)
+            self._now = found
+        return found
+
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigError("The retriever is closed", todo="open another one")
@@ -356,9 +398,29 @@ class Retriever:
 
 
 def _ref(as_of: str | datetime | None) -> str | None:
-    if isinstance(as_of, datetime):
-        return format_time(as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
-    return as_of
+    return format_time(_aware(as_of)) if isinstance(as_of, datetime) else as_of
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _expression(where: str | Expression | None) -> Expression | None:
+    if where is None or isinstance(where, Expression):
+        return where
+    if not isinstance(where, str):
+        raise ConfigError(
+            "A filter is a text or an expression", obj=repr(where), todo="see docs/filters.md"
+        )
+    return parse(where)
+
+
+def _labels(allow: Sequence[str] | None) -> frozenset[str] | None:
+    if isinstance(allow, str) or not all(isinstance(label, str) for label in allow or ()):
+        raise ConfigError(
+            "The caller's labels are a list of texts", obj=repr(allow), todo="write ['staff']"
+        )
+    return None if allow is None else frozenset(allow)
 
 
 def _key(encoder: Encoder | None) -> tuple[str, ...]:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import weakref
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
-from headwater.errors import NotFoundError
 from headwater.retrieval.cached_index import CachedIndex, CachedIndexes
 from headwater.retrieval.catalogue import Live, read_live
-from headwater.retrieval.columns import RowReader, instant, micros
-from headwater.retrieval.hits import Hit
+from headwater.retrieval.columns import RowReader, instant
+from headwater.retrieval.document_columns import metadata_of
+from headwater.retrieval.hits import Explanation, Hit
 from headwater.retrieval.index import alive_rows
 from headwater.retrieval.segments import HASH
-from headwater.retrieval.vector_search import Part, SegmentIndex, search
+from headwater.retrieval.vector_search import Found, Part, SegmentIndex, nearest
+from headwater.retrieval.visibility import Allowed, Restriction, Visibility
 from headwater.storage.manifest import Manifest, Segment
 from headwater.storage.objects import ObjectStore
 
 _CHUNK = ["heading_path", "start", "end", "text"]
 _VERSION = ["version_id", "title", "url", "metadata", "labels", "source_ts", "changed_at"]
 _NOT_HELD = np.iinfo(np.int64).max
+_ALL = Restriction()
 
 
 class Loaded:
@@ -74,7 +76,7 @@ class SnapshotView:
         self._parts, hashes, rows = _joined(served)
         self._catalogue = live.catalogue(hashes, rows)
         self._live = self._catalogue.rows_of(None, size=_size(self._parts))
-        self._by_sources: dict[frozenset[str], tuple[np.ndarray, np.ndarray]] = {}
+        self._visibility = Visibility(loaded.objects, manifest, self._catalogue, self._live)
         self.texts = int(np.count_nonzero(self._live))
 
     def search(
@@ -83,8 +85,8 @@ class SnapshotView:
         k: int,
         *,
         last_verified: dict[str, datetime],
-        sources: Sequence[str] | None = None,
-        verified_since: datetime | None = None,
+        restriction: Restriction = _ALL,
+        explain: bool = False,
     ) -> list[Hit]:
         """The `k` nearest texts.
 
@@ -92,43 +94,30 @@ class SnapshotView:
             vector: float32 (dim,), L2-normalised.
             k: how many at most; fewer only where fewer are live and allowed.
             last_verified: by source, for `Hit.verified_at`.
-            sources: only these; None for all.
-            verified_since: only documents confirmed at or after this time; None for all.
+            restriction: what may be returned at all.
+            explain: say of each hit where it came from.
 
         Raises:
+            ConfigError: a filter does not fit the documents.
             NotFoundError: the snapshot has no such source.
             CorruptObjectError: an object is missing or damaged.
         """
         verified = self._catalogue.documents.verified_at(last_verified)
-        allowed, rows = self._allowed(sources)
-        if verified_since is not None:
-            fresh = verified >= micros(verified_since)
-            allowed = fresh if allowed is None else allowed & fresh
-            rows = self._catalogue.rows_of(allowed, size=len(rows))
-        found = search(self._parts, vector, k, rows)
-        return [self._hit(row, score, allowed, verified) for row, score in found]
+        allowed = self._visibility.allowed(restriction, verified)
+        hits = []
+        for found in nearest(self._parts, vector, k, allowed.rows):
+            hit = self._hit(found.row, found.score, allowed.documents, verified)
+            hits.append(replace(hit, explain=self._explained(found, allowed)) if explain else hit)
+        return hits
 
-    def _allowed(self, sources: Sequence[str] | None) -> tuple[np.ndarray | None, np.ndarray]:
-        """The documents of some sources, and the index rows that hold their texts."""
-        if sources is None:
-            return None, self._live
-        wanted = frozenset(sources)
-        documents = self._catalogue.documents
-        known = {*documents.sources, *self.manifest.sources}
-        if unknown := sorted(wanted - known):
-            raise NotFoundError(
-                "The snapshot has no such source",
-                obj=", ".join(unknown),
-                todo=f"it has: {', '.join(sorted(known))}",
-            )
-        found = self._by_sources.get(wanted)
-        if found is None:
-            chosen = np.array([s in wanted for s in documents.sources], dtype=bool)
-            allowed = chosen[documents.source]
-            found = allowed, self._catalogue.rows_of(allowed, size=len(self._live))
-            if len(self._by_sources) < 16:
-                self._by_sources[wanted] = found
-        return found
+    def check(self, restriction: Restriction) -> None:
+        """Raise what `search` would raise about a restriction."""
+        self._visibility.asked(restriction)
+
+    def _explained(self, found: Found, allowed: Allowed) -> Explanation:
+        at = bisect_right([part.first for part in self._parts], found.row) - 1
+        segment = self._parts[at].index.name
+        return Explanation(self.name, segment, found.by, found.score, allowed.selectivity)
 
     def _hit(self, row: int, score: float, allowed: np.ndarray | None, verified: np.ndarray) -> Hit:
         documents = self._catalogue.documents
@@ -157,7 +146,7 @@ class SnapshotView:
             verified_at=instant(verified[document]),
             source_ts=version["source_ts"],
             labels=tuple(version["labels"] or ()),
-            metadata=_metadata(version["metadata"]),
+            metadata=metadata_of(version["metadata"]),
             held_back=bool(documents.held_since[document] != _NOT_HELD),
             others=tuple(others),
         )
@@ -194,8 +183,3 @@ def _joined(served: _Served) -> tuple[list[Part], np.ndarray, np.ndarray]:
 
 def _size(parts: Sequence[Part]) -> int:
     return parts[-1].rows.stop if parts else 0
-
-
-def _metadata(text: str | None) -> dict[str, Any]:
-    value = json.loads(text) if text else {}
-    return value if isinstance(value, dict) else {"value": value}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from headwater.storage.objects import ObjectStore
 
 _EXACT_ROWS = 4000
 _EXACT_SHARE = 0.2
+_BLOCK = 256
 _NOISE = 1e-5
 """By how much a float32 product of the same vectors may differ from one summed in another order."""
 
@@ -31,12 +32,14 @@ class SegmentIndex:
     Attributes:
         hashes: void[32] (n,), sorted.
         vectors: float32 (n, dim), mapped.
+        name: of the segment: the start of its vectors' hash.
         graph: an `hnswlib.Index`, or None.
     """
 
     def __init__(self, objects: ObjectStore, segment: Segment) -> None:
         held = open_vectors(objects, segment.vectors)
         self.hashes, self.vectors = held.hashes, held.vectors
+        self.name = segment.vectors.sha256[:16]
         self.graph: Any = None
         if segment.graph:
             rows, dim = self.vectors.shape
@@ -61,9 +64,28 @@ class Part:
         return slice(self.first, self.first + len(self.index.hashes))
 
 
+class Found(NamedTuple):
+    """A row that a search found.
+
+    Attributes:
+        row: of the view.
+        score: cosine to the query.
+        by: graph, exact, or cache (exact, without a segment).
+    """
+
+    row: int
+    score: float
+    by: str
+
+
 def search(
     parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarray
 ) -> list[tuple[int, float]]:
+    """The `k` nearest allowed rows, as `nearest` finds them, without how it did."""
+    return [(found.row, found.score) for found in nearest(parts, query, k, allowed)]
+
+
+def nearest(parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarray) -> list[Found]:
     """The `k` nearest allowed rows.
 
     Args:
@@ -73,27 +95,29 @@ def search(
         allowed: bool (rows of all parts,).
 
     Returns:
-        (row, cosine) best first; min(k, allowed rows) of them, always.
+        best first; min(k, allowed rows) of them, always.
     """
-    found: list[tuple[float, bytes, int]] = []
+    found: list[tuple[float, bytes, int, str]] = []
     for part in parts:
         mask = allowed[part.rows]
-        rows = _candidates(part.index, query, k, mask)
+        rows, by = _candidates(part.index, query, k, mask)
         scores = _scores(part.index.vectors[rows], query)
         found += [
-            (-float(score), part.index.hashes[row].tobytes(), part.first + int(row))
+            (-float(score), part.index.hashes[row].tobytes(), part.first + int(row), by)
             for row, score in zip(rows, scores, strict=True)
         ]
-    return [(row, -score) for score, _, row in sorted(found)[:k]]
+    return [Found(row, -score, by) for score, _, row, by in sorted(found)[:k]]
 
 
 def _candidates(
     index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, str]:
+    """Rows among which the `k` nearest are, and how they were found."""
     count = int(np.count_nonzero(mask))
+    exactly = "cache" if isinstance(index, CachedIndex) else "exact"
     small = count <= _EXACT_ROWS or count <= _EXACT_SHARE * len(mask)
     if index.graph is None or small or 4 * k >= count:
-        return _exact(index, query, k, mask, count)
+        return _exact(index, query, k, mask, count), exactly
     ask = math.ceil(k * len(mask) / count * 1.5 + 6)
     for width in (ask, 4 * ask):
         try:
@@ -104,8 +128,8 @@ def _candidates(
         rows: np.ndarray = labels[0].astype(np.int64)
         rows = rows[mask[rows]]
         if len(rows) >= k:
-            return rows
-    return _exact(index, query, k, mask, count)
+            return rows, "graph"
+    return _exact(index, query, k, mask, count), exactly
 
 
 def _exact(
@@ -115,7 +139,7 @@ def _exact(
         return np.empty(0, dtype=np.int64)
     rows: np.ndarray = np.flatnonzero(mask)
     if count < _EXACT_SHARE * len(mask):
-        scores = index.vectors[rows] @ query
+        scores = _gathered(index.vectors, rows, query)
     else:
         scores = (index.vectors @ query)[rows]
     if k >= count:
@@ -123,6 +147,19 @@ def _exact(
     bar = np.partition(scores, count - k)[count - k]
     near: np.ndarray = rows[scores >= bar - _NOISE]
     return near
+
+
+def _gathered(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The products of some rows, gathered a block at a time: a block stays in the cache."""
+    scores = np.empty(len(rows), dtype=np.float32)
+    block = np.empty((min(_BLOCK, len(rows)), vectors.shape[1]), dtype=np.float32)
+    for first in range(0, len(rows), _BLOCK):
+        part = rows[first : first + _BLOCK]
+        held = block[: len(part)]
+        # Any mode but the default writes into `out` directly; the rows are within bounds.
+        np.take(vectors, part, axis=0, out=held, mode="clip")
+        np.dot(held, query, out=scores[first : first + _BLOCK])
+    return scores
 
 
 def _scores(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -267,7 +267,10 @@ def parse_time(text: str) -> datetime:
         ValueError: it is neither.
     """
     value = datetime.fromisoformat(text)
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is before or after all time") from None
 
 
 def _entry(raw: dict[str, Any] | None) -> ObjectEntry | None:
