@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 # Another index for torch, e.g. the CPU builds of a mirror: make setup TORCH_INDEX=https://…
 TORCH_INDEX ?=
-# Processes that run tests.
-WORKERS ?= auto
+# A file of tests stays with one process: what its tests share is costly, or must not be touched by
+# two. In the order of the folders, because the longest files are among the first.
+PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -32,10 +33,10 @@ run: setup ## the main job on your own Python environment, start to end
 	$(BIN)/python -m examples.python_environment --kb demo
 
 test: setup ## every test, on all cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: setup ## the tests that take seconds
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 check: setup ## lint, types, import contracts
 	$(BIN)/ruff check

@@ -18,9 +18,6 @@ from examples.python_environment.facts import README_CHARS, Environment, read_en
 from examples.python_environment.tour import take_tour
 from headwater import config
 
-# One process runs them: what they share is costly, or must not be touched by two.
-pytestmark = pytest.mark.xdist_group("tour")
-
 TOPICS = ("bltin-null-object", "with", "try", "assert", "lambda")
 PACKAGES = ("PyYAML", "rich", "headwater", "pytest", "ruff", "click", "numpy", "packaging")
 

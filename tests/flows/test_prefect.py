@@ -25,9 +25,6 @@ from headwater.flows.deployments import plan_refreshes
 from headwater.flows.prefect_environment import SETTINGS, environment
 from headwater.storage.store import Store
 
-# One process runs them: what they share is costly, or must not be touched by two.
-pytestmark = pytest.mark.xdist_group("prefect")
-
 T = TypeVar("T")
 
 PATIENCE = 240

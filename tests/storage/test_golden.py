@@ -36,9 +36,6 @@ from headwater.storage.store import Store
 from headwater.storage.tags import read_tags
 from headwater.storage.verify import verify
 
-# One process runs them: what they share is costly, or must not be touched by two.
-pytestmark = pytest.mark.xdist_group("golden")
-
 HERE = Path(__file__).parent / "golden"
 GOLDEN = HERE / "format-1"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text("utf-8"))
