@@ -350,7 +350,10 @@ class ServingKey(_Model):
 class ServingConfig(_Model):
     """Who may ask over HTTP, and how much."""
 
-    keys: tuple[ServingKey, ...] = Field((), description="without any, this machine alone may ask")
+    # Not `keys`: what has that attribute looks like a mapping, and Prefect calls it.
+    api_keys: tuple[ServingKey, ...] = Field(
+        (), description="without any, this machine alone may ask"
+    )
     max_body_bytes: int = Field(1_000_000, ge=1024, description="of a request")
     max_concurrent: int = Field(64, ge=1, description="requests taken in at once")
     timeout: Duration = Field(timedelta(seconds=30), description="for one request")

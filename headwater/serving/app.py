@@ -46,7 +46,7 @@ def create_app(
     work = Gate("work", threads=threads, limit=config.max_concurrent, timeout_s=timeout_s)
     watch = Gate("watch", threads=_WATCHERS, limit=_WATCHED, timeout_s=timeout_s)
     metrics = Metrics(knowledge.state)
-    keyring = Keyring(config.keys)
+    keyring = Keyring(config.api_keys)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

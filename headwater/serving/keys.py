@@ -81,7 +81,7 @@ def new_key(name: str) -> tuple[str, str]:
         raise ConfigError(
             "This is no name for a key", obj=name, todo="use a-z, 0-9, '-' and '_', at most 63"
         ) from None
-    lines = f'serving:\n  keys:\n    - name: {name}\n      sha256: "{digest}"\n'
+    lines = f'serving:\n  api_keys:\n    - name: {name}\n      sha256: "{digest}"\n'
     return key, lines
 
 
@@ -110,7 +110,7 @@ def check_exposure(config: ServingConfig, host: str, *, insecure: bool) -> None:
         ConfigError: `host` is more than this machine, no key is configured, and `insecure` is not
             set.
     """
-    if config.keys or insecure or is_loopback(host):
+    if config.api_keys or insecure or is_loopback(host):
         return
     raise ConfigError(
         "Without keys, everybody who reaches this address could read everything",

@@ -34,7 +34,7 @@ def labelled(**labels):
             "docs": {"kind": "documents", "root": "docs", "labels": ["public"]},
             "staff": {"kind": "documents", "root": "staff", "labels": ["public", "staff"]},
         },
-        "serving": {"keys": [*keys, entry("root", "root")]},
+        "serving": {"api_keys": [*keys, entry("root", "root")]},
     }
 
 
@@ -45,7 +45,7 @@ def bearer(key):
 
 def test_every_endpoint_but_two_needs_a_key_once_one_is_configured(base, serving):
     """No key and a wrong one are 401 in three parts; being alive and the description are open."""
-    base.configure(serving={"keys": [entry("app", KEY), entry("b", OTHER)]})
+    base.configure(serving={"api_keys": [entry("app", KEY), entry("b", OTHER)]})
     base.publish(base.first)
     with serving(base.kb) as client:
         for path in PATHS:
@@ -66,7 +66,7 @@ def test_every_endpoint_but_two_needs_a_key_once_one_is_configured(base, serving
 
 def test_a_key_does_not_leave_the_service(base, serving, caplog):
     """Neither replies nor the log repeat what was presented."""
-    base.configure(serving={"keys": [entry("app", KEY)]})
+    base.configure(serving={"api_keys": [entry("app", KEY)]})
     base.publish(base.first)
     with caplog.at_level("DEBUG"), serving(base.kb) as client:
         replies = [client.get(path, bearer(key)) for path in PATHS for key in (KEY, "hw_wrong")]
@@ -97,7 +97,7 @@ def test_without_keys_a_foreign_host_name_is_refused(base, serving):
 def test_a_network_is_let_in_with_keys_or_on_purpose(host, loopback):
     """Without keys, anything but this machine is refused, and the message says how to go on."""
     assert is_loopback(host) == loopback
-    with_keys = ServingConfig(keys=(ServingKey(**entry("app", KEY)),))
+    with_keys = ServingConfig(api_keys=(ServingKey(**entry("app", KEY)),))
     check_exposure(with_keys, host, insecure=False)
     check_exposure(ServingConfig(), host, insecure=True)
     if loopback:
@@ -113,7 +113,7 @@ def test_a_new_key_is_let_in_by_the_lines_that_come_with_it():
     again, _ = new_key("reporting")
     assert key != again and re.fullmatch(r"hw_[\w-]{43}", key) and key not in lines
     config = parse(f"name: kb\nsources: {{d: {{kind: documents, root: d}}}}\n{lines}".encode())
-    keyring = Keyring(config.serving.keys)
+    keyring = Keyring(config.serving.api_keys)
     caller = keyring.caller(key.encode())
     assert caller is not None and caller.name == "reporting" and caller.allow is None
     assert keyring.caller(again.encode()) is None and keyring.caller(None) is None
@@ -124,8 +124,8 @@ def test_a_new_key_is_let_in_by_the_lines_that_come_with_it():
 @pytest.mark.parametrize(
     "key, said",
     [
-        ({"name": "a", "sha256": "abc"}, "serving.keys.0.sha256"),
-        ({"name": "A B", "sha256": "0" * 64}, "serving.keys.0.name"),
+        ({"name": "a", "sha256": "abc"}, "serving.api_keys.0.sha256"),
+        ({"name": "A B", "sha256": "0" * 64}, "serving.api_keys.0.name"),
         ({"name": "a"}, "this key is required"),
         ({"name": "a", "sha256": "0" * 64, "label": ["x"]}, "did you mean 'labels'"),
     ],
@@ -134,7 +134,7 @@ def test_a_wrong_key_in_the_configuration_is_named(key, said):
     """The file, the line and what was expected."""
     config = {"name": "kb", "sources": {"d": {"kind": "documents", "root": "d"}}}
     with pytest.raises(ConfigError, match=re.escape(said)):
-        parse(yaml.safe_dump({**config, "serving": {"keys": [key]}}).encode())
+        parse(yaml.safe_dump({**config, "serving": {"api_keys": [key]}}).encode())
 
 
 def test_either_header_brings_a_key():
@@ -252,7 +252,7 @@ def test_what_tells_of_every_document_needs_a_key_without_labels(base, serving):
 
 def test_a_key_on_a_reused_connection_counts_for_its_own_request(base, serving):
     """The second request of a connection without a key is refused."""
-    base.configure(serving={"keys": [entry("app", KEY)]})
+    base.configure(serving={"api_keys": [entry("app", KEY)]})
     base.publish(base.first)
     head = "GET /snapshots HTTP/1.1\r\nHost: localhost\r\n"
     with serving(base.kb) as client, socket.create_connection(client.address, 30) as connection:

@@ -79,7 +79,7 @@ def test_a_network_is_not_let_in_without_keys(base):
     key = made.stdout.split()[0]
     digest = hashlib.sha256(key.encode()).hexdigest()
     assert made.stdout.count(key) == 1 and digest in made.stdout
-    base.configure(serving={"keys": [{"name": "app", "sha256": digest}]})
+    base.configure(serving={"api_keys": [{"name": "app", "sha256": digest}]})
     with started(base.root, "--host", "0.0.0.0") as (_, url):
         local = url.replace("0.0.0.0", "127.0.0.1")
         assert fetched(f"{local}/status", Authorization=f"Bearer {key}")["fresh"]
