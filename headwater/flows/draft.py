@@ -30,7 +30,15 @@ from headwater.storage.manifest import (
 )
 from headwater.storage.merging import merge_history
 from headwater.storage.objects import ObjectEntry, ObjectStore
-from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS, open_tables, query
+from headwater.storage.tables import (
+    CHUNKS,
+    CLOSURES,
+    CONTENTS,
+    ROW_GROUP,
+    VERSIONS,
+    open_tables,
+    query,
+)
 from headwater.validation.contracts import Suite
 from headwater.validation.gates import critical_tables
 from headwater.validation.golden import GoldenQuery
@@ -331,5 +339,4 @@ def put_rows(
     table = pa.concat_tables([schema.empty_table(), *tables])
     if not table.num_rows:
         return []
-    # A hit reads the one row group that holds its text; small groups keep that read small.
-    return [objects.put_table(table, kind, row_group_size=1024)]
+    return [objects.put_table(table, kind, row_group_size=ROW_GROUP)]

@@ -19,14 +19,12 @@ import pyarrow.parquet as pq
 from headwater.storage import files
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import ObjectEntry, ObjectStore
-from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS
+from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, ROW_GROUP, VERSIONS
 
 FAN_IN = 16
 """Files of one tier that become one. A tier holds files of up to `FAN_IN` times as many rows as the
 one below."""
 
-ROW_GROUP = 1024
-"""Rows in a row group: a hit reads the one that holds its text."""
 
 Span = tuple[int, int]
 """Adjacent files, from the first up to and not including the second."""

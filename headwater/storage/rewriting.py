@@ -13,10 +13,7 @@ import pyarrow.parquet as pq
 from headwater.storage.embeddings import SPACE_KEY
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
 from headwater.storage.subjects import Subjects
-from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, VERSIONS
-
-_HISTORY_GROUP = 1024
-"""Rows in a row group of history: a hit reads the one group that holds its text."""
+from headwater.storage.tables import CHUNKS, CLOSURES, CONTENTS, ROW_GROUP, VERSIONS
 
 _DEFAULT_GROUP = 8192
 _ORIGIN = "renamed_from"
@@ -76,7 +73,7 @@ def rewrite(
     if entry.kind in _SCHEMAS:
         # Parquet gives the items of a list another name, and equal rows must be equal bytes.
         table = table.cast(_SCHEMAS[entry.kind])
-    group = _HISTORY_GROUP if entry.kind in _SCHEMAS else _DEFAULT_GROUP
+    group = ROW_GROUP if entry.kind in _SCHEMAS else _DEFAULT_GROUP
     return Rewritten(entry, objects.put_table(table, entry.kind, row_group_size=group), removed)
 
 

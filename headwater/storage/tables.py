@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _TIME = pa.timestamp("us", tz="UTC")
 _HASH = pa.binary(32)
 
+ROW_GROUP = 1024
+"""Rows in a row group of history: a hit reads the one group that holds its text."""
+
 VERSIONS = pa.schema(
     [
         ("version_id", pa.string()),
