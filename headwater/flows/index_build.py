@@ -22,7 +22,7 @@ from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.history import live_texts
 from headwater.storage.manifest import Manifest, Segment
 from headwater.storage.objects import ObjectStore
-from headwater.storage.tables import open_tables
+from headwater.storage.tables import count_live
 
 if TYPE_CHECKING:
     from headwater.config import IndexConfig
@@ -146,7 +146,7 @@ def anew(work: Work) -> Built:
     segments = update_index(objects, parent=parent, live=live, cache=cache, config=work.config)
     candidate = replace(work.draft, encoder=work.encoding.encoder, segments=segments)
     problems = index_problems(objects, candidate, live)
-    documents, chunks = count_live(objects, work.draft)
+    documents, chunks, _ = count_live(objects, work.draft)
     return Built(segments, problems, embedded, len(live), chunks, documents)
 
 
@@ -163,13 +163,3 @@ def _embedded(work: Work, wanted: list[bytes]) -> tuple[EmbeddingCache, int]:
         progress=work.progress,
     )
     return cache, embedded
-
-
-def count_live(objects: ObjectStore, manifest: Manifest) -> tuple[dict[str, int], int]:
-    """Source -> live documents, and how many live chunks there are; all tables are read."""
-    with open_tables(objects, manifest) as connection:
-        sources = connection.execute("select source, count(*) from live group by 1").fetchall()
-        chunks = connection.execute(
-            "select count(*) from live join chunks using (content_hash)"
-        ).fetchone()
-    return {name: int(n) for name, n in sources}, int(chunks[0]) if chunks else 0

@@ -15,6 +15,7 @@ from headwater import __version__
 from headwater.config import KnowledgeBase
 from headwater.errors import StoreError
 from headwater.flows.traces import mentions
+from headwater.retrieval.graphs import GRAPH
 from headwater.retrieval.index import index_problems
 from headwater.retrieval.index_erasure import holds_any, without_strangers, without_texts
 from headwater.retrieval.segments import VECTORS
@@ -214,7 +215,7 @@ def _unneeded_index(store: Store, world: World, subjects: Subjects) -> list[Obje
         for entry in world.disk.found
         if entry.name not in world.disk.needed
         and (
-            entry.kind == "graph.hnsw"
+            entry.kind == GRAPH
             or (entry.kind == VECTORS and holds_any(store.objects, entry, subjects.texts))
         )
     ]

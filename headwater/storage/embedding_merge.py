@@ -20,13 +20,13 @@ from headwater.errors import BusyError, StorageUnavailableError, StoreError
 from headwater.storage import files
 from headwater.storage.embeddings import (
     COVERS_KEY,
-    HASH_BYTES,
     SPACE_KEY,
     EmbeddingCache,
     Part,
     read_hashes,
     vector_block,
 )
+from headwater.storage.hashes import HASH_BYTES
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
 
 FAN_IN = 16

@@ -19,11 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.errors import HeadwaterError, StoreError
+from headwater.storage.hashes import HASH, HASH_BYTES
 from headwater.storage.objects import EMBEDDINGS, ObjectEntry, ObjectStore
 
-HASH_BYTES = 32
-# Not 'S32': numpy strips trailing zero bytes of strings.
-HASH = np.dtype(f"V{HASH_BYTES}")
 SPACE_KEY = b"space"
 COVERS_KEY = b"covers"
 NAME_DIGITS = 16

@@ -147,14 +147,19 @@ def query(
     return table.cast(schema) if schema is not None else table
 
 
-def with_counts(objects: ObjectStore, manifest: Manifest) -> Manifest:
-    """The same manifest with everything it counts counted anew: documents, chunks, texts, refusals."""
+def count_live(objects: ObjectStore, manifest: Manifest) -> tuple[dict[str, int], int, int]:
+    """Source -> live documents, and how many live chunks and distinct texts; all tables are read."""
     with open_tables(objects, manifest) as connection:
         found = connection.execute("select source, count(*) from live group by 1").fetchall()
         (row,) = connection.execute(
             "select count(*), count(distinct text_hash) from live join chunks using (content_hash)"
         ).fetchall()
-    documents = {str(name): int(count) for name, count in found}
+    return {str(name): int(count) for name, count in found}, int(row[0]), int(row[1])
+
+
+def with_counts(objects: ObjectStore, manifest: Manifest) -> Manifest:
+    """The same manifest with everything it counts counted anew: documents, chunks, texts, refusals."""
+    documents, chunks, texts = count_live(objects, manifest)
     return replace(
         manifest,
         sources={
@@ -163,8 +168,8 @@ def with_counts(objects: ObjectStore, manifest: Manifest) -> Manifest:
         },
         counts={
             "documents": sum(documents.values()),
-            "chunks": int(row[0]),
-            "texts": int(row[1]),
+            "chunks": chunks,
+            "texts": texts,
             "quarantined": manifest.quarantine.rows if manifest.quarantine else 0,
         },
     )

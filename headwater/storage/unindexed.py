@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.errors import HeadwaterError, StoreError
-from headwater.storage.embeddings import HASH, HASH_BYTES, find_parts, matches, read_hashes
+from headwater.storage.embeddings import find_parts, matches, read_hashes
+from headwater.storage.hashes import HASH, HASH_BYTES
 from headwater.storage.lookup import among, chunk_pairs
 from headwater.storage.manifest import Manifest
 from headwater.storage.objects import ObjectStore
