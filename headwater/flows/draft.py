@@ -18,6 +18,7 @@ from headwater.flows.index_build import Work, build_index, same_space
 from headwater.flows.quality import Candidate, quality_gates
 from headwater.flows.texts import Cutter, cut_contents
 from headwater.retrieval.index import unheld
+from headwater.retrieval.lexical import analyzer_name
 from headwater.storage.changes import Changes, LiveDocument, version_rows
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.lookup import among, chunk_pairs, rows_with
@@ -279,6 +280,7 @@ def _with_history(
         versions=(*(parent.versions if parent else ()), *versions),
         closures=(*(parent.closures if parent else ()), *closures),
         quarantine=quarantine,
+        lexical=analyzer_name(kb.config.index.language),
     )
 
 

@@ -17,6 +17,7 @@ from headwater.flows.encoding import Encoding
 from headwater.flows.texts import embed_missing
 from headwater.retrieval.index import advance_index, index_problems, unheld, update_index
 from headwater.retrieval.index_step import step_problems
+from headwater.retrieval.lexical_writing import Words, words_of
 from headwater.storage.changes import Changes, LiveDocument
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.history import live_texts
@@ -85,10 +86,23 @@ def build_index(work: Work) -> Built:
         ModelError: the model is not the one the vectors were made with.
         CorruptObjectError: something of the parent is damaged.
     """
-    parent = work.parent
-    if parent is not None and _may_advance(parent, work.encoding):
+    if work.parent is None:
+        return anew(work)
+    parent = _with_its_words(work.parent, work.draft)
+    if _may_advance(parent, work.encoding):
         return advanced(work, parent)
-    return anew(work)
+    return anew(replace(work, parent=parent))
+
+
+def _words(work: Work) -> Words | None:
+    return words_of(work.objects, work.draft)
+
+
+def _with_its_words(parent: Manifest, draft: Manifest) -> Manifest:
+    """The parent; its segments without their words, where the draft cuts words in another way."""
+    if parent.lexical == draft.lexical:
+        return parent
+    return replace(parent, segments=tuple(replace(s, lexical=()) for s in parent.segments))
 
 
 def same_space(parent: Manifest | None, encoding: Encoding) -> tuple[Segment, ...]:
@@ -122,6 +136,7 @@ def advanced(work: Work, parent: Manifest) -> Built:
         removed=delta.removed,
         cache=cache,
         config=work.config,
+        words=_words(work),
     )
     texts = parent.counts["texts"] + len(delta.added) - len(delta.removed)
     problems = step_problems(
@@ -143,7 +158,14 @@ def anew(work: Work) -> Built:
     live = live_texts(objects, work.draft)
     parent = same_space(work.parent, work.encoding)
     cache, embedded = _embedded(work, unheld(objects, parent, live))
-    segments = update_index(objects, parent=parent, live=live, cache=cache, config=work.config)
+    segments = update_index(
+        objects,
+        parent=parent,
+        live=live,
+        cache=cache,
+        config=work.config,
+        words=_words(work),
+    )
     candidate = replace(work.draft, encoder=work.encoding.encoder, segments=segments)
     problems = index_problems(objects, candidate, live)
     documents, chunks, _ = count_live(objects, work.draft)

@@ -18,6 +18,8 @@ from headwater.flows.traces import mentions
 from headwater.retrieval.graphs import GRAPH
 from headwater.retrieval.index import index_problems
 from headwater.retrieval.index_erasure import holds_any, without_strangers, without_texts
+from headwater.retrieval.lexical import KINDS as LEXICAL
+from headwater.retrieval.lexical_writing import words_of
 from headwater.retrieval.segments import VECTORS
 from headwater.storage import files
 from headwater.storage.history import live_texts
@@ -181,11 +183,14 @@ def _segments(
 ) -> dict[SegmentName, Segment | None]:
     """What becomes of every segment that holds an erased text, in any snapshot."""
     found: dict[SegmentName, Segment | None] = {}
-    for segment in (s for manifest in world.openable for s in manifest.segments):
+    recall = kb.config.index.recall
+    for manifest, segment in ((m, s) for m in world.openable for s in m.segments):
         name = segment_name(segment)
         if name not in found:
+            # From the texts as they are now: what is erased has no row left to write words for.
+            words = words_of(store.objects, manifest)
             found[name] = without_texts(
-                store.objects, segment, subjects.texts, recall=kb.config.index.recall
+                store.objects, segment, subjects.texts, recall=recall, words=words
             )
     return {name: now for name, now in found.items() if now is None or segment_name(now) != name}
 
@@ -206,7 +211,7 @@ def _indexes(
 def _unneeded_index(store: Store, world: World, subjects: Subjects) -> list[ObjectEntry]:
     """Parts of the index that no snapshot needs and that hold an erased text, or may.
 
-    Nobody can tell whose vectors a graph holds once no manifest says it.
+    Nobody can tell whose vectors a graph holds, or whose words, once no manifest says it.
     """
     if not subjects.texts:
         return []
@@ -215,7 +220,7 @@ def _unneeded_index(store: Store, world: World, subjects: Subjects) -> list[Obje
         for entry in world.disk.found
         if entry.name not in world.disk.needed
         and (
-            entry.kind == GRAPH
+            entry.kind in (GRAPH, *LEXICAL)
             or (entry.kind == VECTORS and holds_any(store.objects, entry, subjects.texts))
         )
     ]

@@ -31,10 +31,11 @@ from headwater.flows.report_page import write_report
 from headwater.flows.sources.protocol import PullRequest, Source, Window
 from headwater.flows.sources.registry import open_source
 from headwater.flows.suppression import without_erased
+from headwater.retrieval.lexical import analyzer_name
 from headwater.storage.claims import Claim, claimed
 from headwater.storage.history import live_state, metadata_fields
 from headwater.storage.live import LiveDocuments
-from headwater.storage.manifest import SourceState, format_time
+from headwater.storage.manifest import Manifest, SourceState, format_time
 from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store, new_run_id
 from headwater.validation.contracts import Suite
@@ -325,7 +326,7 @@ class RefreshRun:
         """Whether anything but a watermark differs: only then is a snapshot written."""
         if any(step.changes) or self.options.new_model:
             return True
-        if self._parent is not None and not is_current(self.kb, self._parent):
+        if self._parent is not None and not self._built_as_configured(self._parent):
             return True
         if not step.quarantine.equals(read_quarantine(self.store.objects, self._parent)):
             return True
@@ -337,6 +338,10 @@ class RefreshRun:
         return essence(step.sources) != essence(before) or any(
             not gate.passed and gate.severity == "critical" for gate in step.gates
         )
+
+    def _built_as_configured(self, parent: Manifest) -> bool:
+        language = self.kb.config.index.language
+        return is_current(self.kb, parent) and parent.lexical == analyzer_name(language)
 
     # --- the world around the run -------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, StoreError
 from headwater.retrieval.graphs import Progress
 from headwater.retrieval.index import index_problems, update_index
+from headwater.retrieval.lexical import analyzer_name
+from headwater.retrieval.lexical_writing import Words
 from headwater.storage import files
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.manifest import Manifest, child_of, format_time
@@ -48,9 +50,16 @@ def reindex(
         return manifest
     live = live_hashes(objects, manifest)
     cache = EmbeddingCache(objects, space=manifest.encoder.fingerprint, dim=manifest.encoder.dim)
+    lexical = analyzer_name(config.language)
     try:
         segments = update_index(
-            objects, parent=(), live=live, cache=cache, config=config, progress=progress
+            objects,
+            parent=(),
+            live=live,
+            cache=cache,
+            config=config,
+            words=Words(objects, manifest.chunks, lexical),
+            progress=progress,
         )
     except KeyError:
         raise StoreError(
@@ -58,7 +67,7 @@ def reindex(
             obj=manifest.name(),
             todo="roll back to another snapshot, or run 'headwater repair'",
         ) from None
-    indexed = replace(manifest, segments=segments)
+    indexed = replace(manifest, segments=segments, lexical=lexical)
     problems = index_problems(objects, indexed, live)
     if problems:
         raise StoreError(
@@ -116,12 +125,7 @@ def renew_indexes(
 
 
 def _names(manifest: Manifest) -> set[str]:
-    return {
-        entry.name
-        for segment in manifest.segments
-        for entry in (segment.vectors, segment.graph, segment.tombstones)
-        if entry is not None
-    }
+    return {entry.name for segment in manifest.segments for entry in segment.objects()}
 
 
 def _searchable(manifest: Manifest, cached: CachedTexts) -> bool:

@@ -24,6 +24,8 @@ from headwater.flows.reindex import renew_indexes
 from headwater.flows.texts import cut_contents, embed_missing
 from headwater.retrieval.graphs import build_graph
 from headwater.retrieval.index import alive_rows
+from headwater.retrieval.lexical import KINDS as LEXICAL
+from headwater.retrieval.lexical_writing import words_of
 from headwater.retrieval.segments import (
     find,
     hash_array,
@@ -229,6 +231,16 @@ def _graph(
         yield build_graph(objects, vectors, recall=kb.config.index.recall)[0]
 
 
+def _words(
+    kb: KnowledgeBase, objects: ObjectStore, entry: ObjectEntry, manifest: Manifest
+) -> Iterator[ObjectEntry]:
+    """The same texts give the same words, byte for byte."""
+    segment = _segment(manifest, lambda s: entry in s.lexical)
+    words = words_of(objects, manifest)
+    if segment is not None and words is not None:
+        yield from words.write(open_vectors(objects, segment.vectors).hashes)
+
+
 def _tombstones(
     kb: KnowledgeBase, objects: ObjectStore, entry: ObjectEntry, manifest: Manifest
 ) -> Iterator[ObjectEntry]:
@@ -261,11 +273,12 @@ _MAKERS: Final[dict[str, Maker]] = {
     "vectors.arrow": _vectors,
     "tombstones.u32": _tombstones,
     "graph.hnsw": _graph,
+    **dict.fromkeys(LEXICAL, _words),
 }
 """What is derived, in the order in which one needs the other; every other kind is primary."""
 
 
-_INDEX: Final = ("vectors.arrow", "graph.hnsw", "tombstones.u32")
+_INDEX: Final = ("vectors.arrow", "graph.hnsw", "tombstones.u32", *LEXICAL)
 """What can be done without: an index is made anew from the cache, or searched without."""
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from headwater.storage.manifest import format_time
+
+Mode = Literal["hybrid", "dense", "lexical"]
+"""How passages are looked for: by meaning (dense), by words (lexical), or by both."""
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -18,15 +22,22 @@ class Explanation:
         snapshot: that was searched.
         segment: of the index that holds the text: the start of its vectors' hash, or
             `embedding cache` where the snapshot let go of its index.
-        found_by: graph, exact (a scan), or cache (a scan without a segment).
-        cosine: of the text's vector and the query's, -1 to 1.
+        found_by: graph, exact (a scan), or cache (a scan without a segment); words where only the
+            search for words found it.
+        cosine: of the text's vector and the query's, -1 to 1; None where only words were asked for.
+        bm25: of the text and the query's words, above 0; None where the search for words did not
+            have it among its candidates.
+        dense_rank, lexical_rank: its place in either search, from 1; None where it had none.
         selectivity: what share of the documents that the caller may see passed the filters, 0 to 1.
     """
 
     snapshot: str
     segment: str
     found_by: str
-    cosine: float
+    cosine: float | None
+    bm25: float | None
+    dense_rank: int | None
+    lexical_rank: int | None
     selectivity: float
 
 
@@ -36,7 +47,9 @@ class Hit:
 
     Attributes:
         text: of the chunk: `start` to `end` of the document's text.
-        score: cosine similarity to the query, -1 to 1.
+        score: what hits are ordered by: the sum of reciprocal ranks in a hybrid search (comparable
+            within one reply alone), the cosine in a dense one, BM25 in a lexical one, the
+            reranker's in a reranked one.
         source, key: the document.
         version_id: of the document.
         title, url: of the document; None when the source gave none.
@@ -50,6 +63,10 @@ class Hit:
         metadata: of the document.
         held_back: a newer state of the document waits in quarantine; this is the last good one.
         others: (source, key) of the other live documents that hold the same text.
+        cosine: similarity of the text's vector and the query's, -1 to 1; None in a lexical search.
+        bm25: relevance by the words that text and query share, above 0; None in a dense search, and
+            where the text shares none or too few.
+        rerank: the reranker's score; None without one.
         explain: where it came from; None unless that was asked for.
     """
 
@@ -71,6 +88,9 @@ class Hit:
     metadata: Mapping[str, Any]
     held_back: bool
     others: tuple[tuple[str, str], ...]
+    cosine: float | None = None
+    bm25: float | None = None
+    rerank: float | None = None
     explain: Explanation | None = None
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from headwater.errors import HeadwaterError
 from headwater.retrieval.compaction import CompactionPlan, SegmentFacts, plan_compaction
 from headwater.retrieval.graphs import Progress, build_graph, graph_problem
+from headwater.retrieval.lexical import lexical_problem
 from headwater.retrieval.segments import (
     SegmentVectors,
     find,
@@ -27,6 +28,7 @@ from headwater.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from headwater.config import IndexConfig
+    from headwater.retrieval.lexical_writing import Words
 
 _UNIT = 1e-3
 """How far from 1 the length of a vector may be."""
@@ -48,6 +50,7 @@ def update_index(
     live: Iterable[bytes] | np.ndarray,
     cache: EmbeddingCache,
     config: IndexConfig,
+    words: Words | None = None,
     progress: Progress | None = None,
 ) -> tuple[Segment, ...]:
     """The segments that hold each live text exactly once.
@@ -58,6 +61,7 @@ def update_index(
         live: text hashes, 32 bytes each, in any order, repeats allowed.
         cache: holds the vector of every live text that no parent segment holds.
         config: when to merge, when to build a graph.
+        words: writes the words of segments that have none yet; None for segments without any.
         progress: called while a graph is built.
 
     Returns:
@@ -70,7 +74,7 @@ def update_index(
     """
     wanted = np.unique(hash_array(live))
     rows, covered = _mark(objects, parent, wanted)
-    return _written(objects, parent, rows, wanted[~covered], cache, config, progress)
+    return _written(objects, parent, rows, wanted[~covered], cache, config, words, progress)
 
 
 def advance_index(
@@ -81,6 +85,7 @@ def advance_index(
     removed: Iterable[bytes] | np.ndarray,
     cache: EmbeddingCache,
     config: IndexConfig,
+    words: Words | None = None,
     progress: Progress | None = None,
 ) -> tuple[Segment, ...]:
     """What `update_index` gives, found by looking at what changed alone.
@@ -95,6 +100,7 @@ def advance_index(
         removed: texts that it serves and the next one does not.
         cache: holds the vector of every added text that no parent segment holds.
         config: when to merge, when to build a graph.
+        words: writes the words of segments that have none yet; None for segments without any.
         progress: called while a graph is built.
 
     Raises:
@@ -114,7 +120,7 @@ def advance_index(
         alive[places[places >= 0]] = True
         fresh = fresh[places < 0]
         rows.append(_Rows(segment, held, alive))
-    return _written(objects, parent, rows, fresh, cache, config, progress)
+    return _written(objects, parent, rows, fresh, cache, config, words, progress)
 
 
 def unheld(
@@ -139,6 +145,7 @@ def _written(
     fresh: np.ndarray,
     cache: EmbeddingCache,
     config: IndexConfig,
+    words: Words | None,
     progress: Progress | None,
 ) -> tuple[Segment, ...]:
     """Merge what is to be merged and write what differs from the parent."""
@@ -146,14 +153,15 @@ def _written(
         SegmentFacts(len(r.alive), int((~r.alive).sum()), r.segment.graph is not None) for r in rows
     ]
     plan = plan_compaction(facts, new_rows=len(fresh), config=config)
-    segments = [_with_tombstones(objects, rows[i]) for i in plan.kept]
+    segments = [_with_words(_with_tombstones(objects, rows[i]), rows[i], words) for i in plan.kept]
     if plan.new_rows:
         merged = [rows[i] for i in plan.merged]
         for part in merged:
             # Its vectors are about to be copied: from now on only the copy would be checked.
             objects.path(part.segment.vectors)
         hashes, vectors = _gather(merged, fresh, cache)
-        segments.append(_write(objects, plan, hashes, vectors, config, progress))
+        segment = _write(objects, plan, hashes, vectors, config, progress)
+        segments.append(replace(segment, lexical=words.write(hashes)) if words else segment)
     return parent if tuple(segments) == parent else tuple(segments)
 
 
@@ -230,6 +238,12 @@ def _with_tombstones(objects: ObjectStore, rows: _Rows) -> Segment:
     return replace(rows.segment, tombstones=write_tombstones(objects, dead))
 
 
+def _with_words(segment: Segment, rows: _Rows, words: Words | None) -> Segment:
+    if words is None or segment.lexical:
+        return segment
+    return replace(segment, lexical=words.write(rows.held.hashes))
+
+
 def _gather(
     merged: Sequence[_Rows], fresh: np.ndarray, cache: EmbeddingCache
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -284,6 +298,8 @@ def segment_problems(
     bad = int((~(np.abs(lengths - 1) <= _UNIT)).sum())
     if bad:
         problems.append(f"{bad} vectors are not of length 1: {name}")
+    if manifest.lexical and (problem := lexical_problem(segment)):
+        problems.append(f"{problem}: {name}")
     if segment.graph:
         problem = graph_problem(objects.path(segment.graph), held.vectors)
         if problem:

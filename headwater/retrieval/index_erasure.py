@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headwater.retrieval.graphs import build_graph
 from headwater.retrieval.index import alive_rows
+from headwater.retrieval.lexical_writing import Words
 from headwater.retrieval.segments import (
     find,
     hash_array,
@@ -35,7 +36,12 @@ def holds_any(objects: ObjectStore, vectors: ObjectEntry, texts: Collection[byte
 
 
 def without_texts(
-    objects: ObjectStore, segment: Segment, texts: Collection[bytes], *, recall: float
+    objects: ObjectStore,
+    segment: Segment,
+    texts: Collection[bytes],
+    *,
+    recall: float,
+    words: Words | None = None,
 ) -> Segment | None:
     """A segment that never held these texts; None where no row is left.
 
@@ -47,6 +53,7 @@ def without_texts(
         segment: of a snapshot.
         texts: text hashes, 32 bytes each.
         recall: what the new graph is calibrated to.
+        words: writes the words of the rows that are left; None for a segment without any.
 
     Raises:
         CorruptObjectError: a file of it is damaged.
@@ -61,10 +68,11 @@ def without_texts(
     vectors = np.ascontiguousarray(held.vectors[~doomed])
     entry = write_vectors(objects, held.hashes[~doomed], vectors)
     dead = write_tombstones(objects, np.flatnonzero(~alive[~doomed]))
+    lexical = words.write(held.hashes[~doomed]) if words and segment.lexical else ()
     if segment.graph is None or len(vectors) < _GRAPH_ROWS:
-        return Segment(entry, tombstones=dead)
+        return Segment(entry, tombstones=dead, lexical=lexical)
     graph, ef = build_graph(objects, vectors, recall=recall)
-    return Segment(entry, graph, ef, dead)
+    return Segment(entry, graph, ef, dead, lexical)
 
 
 def without_strangers(

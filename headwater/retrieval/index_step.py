@@ -46,6 +46,11 @@ def step_problems(
     return check.result(texts)
 
 
+def _derived(segment: Segment) -> tuple[object, ...]:
+    """What was made of the rows of a segment."""
+    return segment.graph, segment.ef, segment.lexical
+
+
 class _Check:
     def __init__(
         self,
@@ -79,7 +84,7 @@ class _Check:
         held = open_vectors(self._objects, segment.vectors, deep=before is None)
         alive = alive_rows(self._objects, segment)
         self._served += int(alive.sum())
-        if before is None or (before.graph, before.ef) != (segment.graph, segment.ef):
+        if before is None or _derived(before) != _derived(segment):
             self.problems += segment_problems(self._objects, segment, held, self._manifest)
         if before is None:
             self._from_before(held.hashes[alive])

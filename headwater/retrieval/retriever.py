@@ -25,12 +25,20 @@ from headwater.errors import (
     NotFoundError,
 )
 from headwater.retrieval.encoders import open_query_encoder
-from headwater.retrieval.filters import Expression, parse
-from headwater.retrieval.hits import Hit
+from headwater.retrieval.filters import Expression
+from headwater.retrieval.hits import Hit, Mode
+from headwater.retrieval.question import (
+    Question,
+    check_question,
+    check_reranked,
+    reference,
+    restriction,
+)
+from headwater.retrieval.reranking import Reranker, reranked
 from headwater.retrieval.snapshot_view import Loaded, SnapshotView
 from headwater.retrieval.verification import Verification
-from headwater.retrieval.visibility import LabelsNow, Restriction
-from headwater.storage.manifest import Encoder, Manifest, format_time
+from headwater.retrieval.visibility import LabelsNow
+from headwater.storage.manifest import Encoder, Manifest
 from headwater.storage.pins import Lease
 from headwater.storage.redactions import redaction_names
 from headwater.storage.store import Store
@@ -54,12 +62,19 @@ class Retriever:
     """
 
     def __init__(
-        self, root: Path, *, as_of: str | None, encoder: TextEncoder | None, pin: bool = False
+        self,
+        root: Path,
+        *,
+        as_of: str | None,
+        encoder: TextEncoder | None,
+        pin: bool = False,
+        reranker: Reranker | None = None,
     ) -> None:
         self._root = root
         self._as_of = as_of
         self._pins = pin
         self._given = encoder
+        self._reranker = reranker
         self._given_space: str | None = None
         self._current: SnapshotView | None = None
         self._pin: SnapshotView | None = None
@@ -75,6 +90,7 @@ class Retriever:
         as_of: str | datetime | None = None,
         encoder: TextEncoder | None = None,
         pin: bool = False,
+        reranker: Reranker | None = None,
     ) -> Retriever:
         """Open a knowledge base for searching.
 
@@ -86,6 +102,7 @@ class Retriever:
             pin: keep a vacuum from the snapshot that is served, by a lease in the store that lasts
                 an hour after a search. Where the store is read-only, and without it, the vacuum's
                 grace must do.
+            reranker: orders candidates again, in searches that ask for it.
 
         Raises:
             NotFoundError: there is no store, nothing is published, or no such snapshot.
@@ -93,7 +110,7 @@ class Retriever:
         """
         folder = Path(path)
         root = folder if (folder / "FORMAT").is_file() else folder / "store"
-        retriever = cls(root, as_of=_ref(as_of), encoder=encoder, pin=pin)
+        retriever = cls(root, as_of=reference(as_of), encoder=encoder, pin=pin, reranker=reranker)
         view = retriever._pinned() or retriever._latest()
         if retriever._lease:
             retriever._lease.hold(view.name)
@@ -125,13 +142,16 @@ class Retriever:
         where: str | Expression | None = None,
         allow: Sequence[str] | None = None,
         changed_since: datetime | None = None,
+        mode: Mode = "hybrid",
+        rerank: int | None = None,
         explain: bool = False,
     ) -> list[Hit]:
-        """The passages nearest in meaning to `query`.
+        """The passages that answer `query` best.
 
         Args:
-            query: a question or some words.
-            k: how many passages at most; fewer only where fewer are live and allowed.
+            query: a question or some words; words in double quotes count more as a phrase.
+            k: how many passages at most; fewer only where fewer are live and allowed, or, in a
+                lexical search, share a word with the query.
             as_of: search this snapshot instead: a name, a number, a tag or a time.
             sources: only documents of these; None for all.
             max_staleness: only documents confirmed within this time: before now, or before the
@@ -141,54 +161,52 @@ class Retriever:
                 all among them, and once labels are in use only those that have some; None for a
                 caller who may see everything.
             changed_since: only documents that changed later; UTC unless it says otherwise.
+            mode: look for its meaning (`dense`), for its words (`lexical`), or for both (`hybrid`),
+                fused by reciprocal ranks.
+            rerank: have the reranker order so many candidates, at least `k`; None for none.
             explain: say of each hit where it came from.
 
         Returns:
             the best first, one per distinct text.
 
         Raises:
-            ConfigError: the query is empty, `k` is below 1, the filter cannot be read or does not
-                fit the documents, or the retriever is closed.
+            ConfigError: the query is empty, `k` is below 1, there is no such mode, a reranker is
+                asked for and there is none, the filter cannot be read or does not fit the
+                documents, or the retriever is closed.
             NotFoundError: no such snapshot or source.
             ModelError: the snapshot's encoder cannot be opened.
             CorruptObjectError: an object is missing or damaged.
         """
-        if not query.strip():
-            raise ConfigError("The query is empty", todo="ask for something")
-        if k < 1:
-            raise ConfigError("Too few passages are asked for", obj=f"k={k}", todo="ask for 1")
-        asked = Restriction(
-            sources=None if sources is None else frozenset(sources),
-            where=_expression(where),
-            allow=_labels(allow),
-            changed_since=_aware(changed_since) if changed_since else None,
+        check_question(query, k, mode)
+        if rerank is not None:
+            check_reranked(k, rerank, possible=self._reranker is not None)
+        asked = restriction(sources, where, allow, changed_since)
+        question = Question(
+            query, rerank or k, mode, reference(as_of), asked, max_staleness, explain
         )
         try:
-            return self._search(query, k, _ref(as_of), asked, max_staleness, explain)
+            hits = self._search(question)
         except (CorruptObjectError, NotFoundError):
             if not self._forget_erased():
                 raise
             # An erasure took away what this search was reading; what is left can be asked again.
-            return self._search(query, k, _ref(as_of), asked, max_staleness, explain)
+            hits = self._search(question)
+        if rerank is not None and self._reranker is not None:
+            scores = self._reranker.scores(query, [hit.text for hit in hits])
+            return reranked(hits, scores)[:k]
+        return hits
 
-    def _search(
-        self,
-        query: str,
-        k: int,
-        ref: str | None,
-        asked: Restriction,
-        max_staleness: timedelta | None,
-        explain: bool,
-    ) -> list[Hit]:
+    def _search(self, question: Question) -> list[Hit]:
         self._forget_erased()
+        asked, ref = question.asked, question.ref
         past = self._past(ref) if ref is not None else self._pinned()
         view = past or self._latest()
         if self._lease and ref is None:
             self._lease.hold(view.name)
         known_by = past.manifest.time if past else None
         verified = self._verification.last(view.manifest.sources, known_by=known_by)
-        if max_staleness is not None:
-            since = (known_by or datetime.now(UTC)) - max_staleness
+        if question.max_staleness is not None:
+            since = (known_by or datetime.now(UTC)) - question.max_staleness
             asked = replace(asked, verified_since=since)
         if past and asked.allow is not None:
             asked = replace(asked, now=self._labels_now(past))
@@ -196,8 +214,14 @@ class Retriever:
             return []
         # Before the query is embedded: what is wrong with the question costs nothing.
         view.check(asked)
-        vector = self._vector(view.manifest, query)
-        return view.search(vector, k, last_verified=verified, restriction=asked, explain=explain)
+        return view.search(
+            self._vector(view.manifest, question.text) if question.dense else None,
+            question.k,
+            words=question.words,
+            last_verified=verified,
+            restriction=asked,
+            explain=question.explain,
+        )
 
     def close(self) -> None:
         """Let go of the files, the encoder and the pin. Searching again raises ConfigError."""
@@ -395,32 +419,6 @@ class Retriever:
             found = open_query_encoder(encoder, self._store.objects)
             found = self._encoders.setdefault(key, found)
         return found
-
-
-def _ref(as_of: str | datetime | None) -> str | None:
-    return format_time(_aware(as_of)) if isinstance(as_of, datetime) else as_of
-
-
-def _aware(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _expression(where: str | Expression | None) -> Expression | None:
-    if where is None or isinstance(where, Expression):
-        return where
-    if not isinstance(where, str):
-        raise ConfigError(
-            "A filter is a text or an expression", obj=repr(where), todo="see docs/filters.md"
-        )
-    return parse(where)
-
-
-def _labels(allow: Sequence[str] | None) -> frozenset[str] | None:
-    if isinstance(allow, str) or not all(isinstance(label, str) for label in allow or ()):
-        raise ConfigError(
-            "The caller's labels are a list of texts", obj=repr(allow), todo="write ['staff']"
-        )
-    return None if allow is None else frozenset(allow)
 
 
 def _key(encoder: Encoder | None) -> tuple[str, ...]:

@@ -17,9 +17,12 @@ from headwater.retrieval.columns import RowReader, instant
 from headwater.retrieval.document_columns import metadata_of
 from headwater.retrieval.hits import Explanation, Hit
 from headwater.retrieval.index import alive_rows
+from headwater.retrieval.lexical import analyzer_name, open_lexical, parts_of
+from headwater.retrieval.ranking import Ranked, ranked
 from headwater.retrieval.segments import HASH
-from headwater.retrieval.vector_search import Found, Part, SegmentIndex, nearest
+from headwater.retrieval.vector_search import Part, SegmentIndex, cosines, nearest
 from headwater.retrieval.visibility import Allowed, Restriction, Visibility
+from headwater.retrieval.word_search import WordIndex
 from headwater.storage.manifest import Manifest, Segment
 from headwater.storage.objects import ObjectStore
 
@@ -27,6 +30,8 @@ _CHUNK = ["heading_path", "start", "end", "text"]
 _VERSION = ["version_id", "title", "url", "metadata", "labels", "source_ts", "changed_at"]
 _NOT_HELD = np.iinfo(np.int64).max
 _ALL = Restriction()
+_DEPTH = 50
+"""Candidates that either half of a hybrid search gives at least."""
 
 
 class Loaded:
@@ -70,10 +75,14 @@ class SnapshotView:
     def __init__(self, loaded: Loaded, manifest: Manifest, name: str) -> None:
         self.name = name
         self.manifest = manifest
+        self._objects = loaded.objects
         self._rows = loaded.rows
+        self._opening = threading.Lock()
+        self._word_index: WordIndex | None = None
         live = read_live(loaded.objects, manifest)
         served = _cached(loaded, manifest, live) or _indexed(loaded, manifest.segments)
         self._parts, hashes, rows = _joined(served)
+        self._firsts = [part.first for part in self._parts]
         self._catalogue = live.catalogue(hashes, rows)
         self._live = self._catalogue.rows_of(None, size=_size(self._parts))
         self._visibility = Visibility(loaded.objects, manifest, self._catalogue, self._live)
@@ -81,19 +90,21 @@ class SnapshotView:
 
     def search(
         self,
-        vector: np.ndarray,
+        vector: np.ndarray | None,
         k: int,
         *,
         last_verified: dict[str, datetime],
+        words: str | None = None,
         restriction: Restriction = _ALL,
         explain: bool = False,
     ) -> list[Hit]:
-        """The `k` nearest texts.
+        """The `k` best texts: by meaning, by words, or by both.
 
         Args:
-            vector: float32 (dim,), L2-normalised.
-            k: how many at most; fewer only where fewer are live and allowed.
+            vector: of the query, float32 (dim,), L2-normalised; None to ask for words alone.
+            k: how many at most; fewer only where fewer are live, allowed and found.
             last_verified: by source, for `Hit.verified_at`.
+            words: the query; None to ask for the vector alone.
             restriction: what may be returned at all.
             explain: say of each hit where it came from.
 
@@ -105,24 +116,93 @@ class SnapshotView:
         verified = self._catalogue.documents.verified_at(last_verified)
         allowed = self._visibility.allowed(restriction, verified)
         hits = []
-        for found in nearest(self._parts, vector, k, allowed.rows):
-            hit = self._hit(found.row, found.score, allowed.documents, verified)
+        # BM25 counts words of texts that a caller with labels may not know of: not told.
+        told = restriction.allow is None
+        for found in self._ranked(vector, words, k, allowed.rows, told=told):
+            hit = self._hit(found, allowed.documents, verified)
             hits.append(replace(hit, explain=self._explained(found, allowed)) if explain else hit)
         return hits
+
+    def _ranked(
+        self,
+        vector: np.ndarray | None,
+        words: str | None,
+        k: int,
+        allowed: np.ndarray,
+        *,
+        told: bool,
+    ) -> list[Ranked]:
+        if vector is None:
+            return ranked(k, lexical=self._words().search(words or "", k, allowed), told=told)
+        if words is None:
+            return ranked(k, dense=nearest(self._parts, vector, k, allowed))
+        depth = max(_DEPTH, 2 * k)
+        lexical = self._words().search(words, depth, allowed)
+        dense = nearest(self._parts, vector, depth, allowed)
+        near = {found.row for found in dense}
+        # What only words found is scored too, so that every hit of a reply can be compared.
+        rest = [row for row, _ in lexical if row not in near]
+        scored = cosines(self._parts, vector, rest)
+        return ranked(k, dense=dense, lexical=lexical, cosines=scored, told=told)
+
+    def _words(self) -> WordIndex:
+        """The index of words, opened by the first search that needs it."""
+        if self._word_index is None:
+            with self._opening:
+                if self._word_index is None:
+                    self._word_index = self._open_words()
+        return self._word_index
+
+    def _open_words(self) -> WordIndex:
+        manifest, objects = self.manifest, self._objects
+        if manifest.lexical and manifest.segments:
+            parts, firsts = [], []
+            for part, segment in zip(self._parts, manifest.segments, strict=True):
+                first = part.first
+                for files in parts_of(segment):
+                    parts.append(files)
+                    firsts.append(first)
+                    first += files[0].rows
+            return WordIndex(
+                open_lexical(objects, parts, name=manifest.lexical), manifest.lexical, firsts
+            )
+        # It let go of its index, or was published before there were words in it. Imported here
+        # because it brings what only a refresh needs, a tenth of a start.
+        from headwater.retrieval.lexical_writing import memory_lexical
+
+        name = manifest.lexical or analyzer_name("english")
+        rows = np.flatnonzero(self._live)
+        hashes = [self._hash(int(row)) for row in rows]
+        return WordIndex(memory_lexical(objects, manifest.chunks, hashes, name=name), name, [rows])
+
+    def _hash(self, row: int) -> bytes:
+        part = self._part(row)
+        found: bytes = part.index.hashes[row - part.first].tobytes()
+        return found
+
+    def _part(self, row: int) -> Part:
+        return self._parts[bisect_right(self._firsts, row) - 1]
 
     def check(self, restriction: Restriction) -> None:
         """Raise what `search` would raise about a restriction."""
         self._visibility.asked(restriction)
 
-    def _explained(self, found: Found, allowed: Allowed) -> Explanation:
-        at = bisect_right([part.first for part in self._parts], found.row) - 1
-        segment = self._parts[at].index.name
-        return Explanation(self.name, segment, found.by, found.score, allowed.selectivity)
+    def _explained(self, found: Ranked, allowed: Allowed) -> Explanation:
+        return Explanation(
+            self.name,
+            self._part(found.row).index.name,
+            found.by,
+            found.cosine,
+            found.bm25,
+            found.dense_rank,
+            found.lexical_rank,
+            allowed.selectivity,
+        )
 
-    def _hit(self, row: int, score: float, allowed: np.ndarray | None, verified: np.ndarray) -> Hit:
+    def _hit(self, found: Ranked, allowed: np.ndarray | None, verified: np.ndarray) -> Hit:
         documents = self._catalogue.documents
         places: dict[tuple[str, str], tuple[int, int]] = {}
-        for document, chunk_row in self._catalogue.occurrences(row, allowed):
+        for document, chunk_row in self._catalogue.occurrences(found.row, allowed):
             places.setdefault(documents.name(document), (document, chunk_row))
         (source, key), *others = sorted(places)
         document, chunk_row = places[source, key]
@@ -132,7 +212,7 @@ class SnapshotView:
         )
         return Hit(
             text=chunk["text"],
-            score=score,
+            score=found.score,
             source=source,
             key=key,
             version_id=version["version_id"],
@@ -149,6 +229,8 @@ class SnapshotView:
             metadata=metadata_of(version["metadata"]),
             held_back=bool(documents.held_since[document] != _NOT_HELD),
             others=tuple(others),
+            cosine=found.cosine,
+            bm25=found.bm25,
         )
 
 

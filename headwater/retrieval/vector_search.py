@@ -7,6 +7,7 @@ and equal scores are ordered by text hash.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,6 +108,23 @@ def nearest(parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarra
             for row, score in zip(rows, scores, strict=True)
         ]
     return [Found(row, -score, by) for score, _, row, by in sorted(found)[:k]]
+
+
+def cosines(parts: Sequence[Part], query: np.ndarray, rows: Sequence[int]) -> dict[int, float]:
+    """The cosine of each of some rows, as `nearest` scores them.
+
+    Args:
+        parts: segments of a view.
+        query: float32 (dim,), L2-normalised.
+        rows: of the view.
+    """
+    firsts = [part.first for part in parts]
+    found = {}
+    for row in rows:
+        part = parts[bisect_right(firsts, row) - 1]
+        at = row - part.first
+        found[row] = float(_scores(part.index.vectors[at : at + 1], query)[0])
+    return found
 
 
 def _candidates(

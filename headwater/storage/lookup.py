@@ -18,6 +18,8 @@ from headwater.storage.tables import CHUNKS
 PAIRS = pa.schema([CHUNKS.field("content_hash"), CHUNKS.field("text_hash")])
 """Which content has which text as a chunk."""
 
+_TEXTS = pa.schema([CHUNKS.field("text_hash"), CHUNKS.field("text")])
+
 
 def rows_with(
     objects: ObjectStore,
@@ -58,6 +60,31 @@ def chunk_pairs(objects: ObjectStore, entries: Sequence[ObjectEntry]) -> pa.Tabl
     """
     tables = [objects.read_table(entry, PAIRS.names).cast(PAIRS) for entry in entries]
     return pa.concat_tables([PAIRS.empty_table(), *tables])
+
+
+def texts_named(
+    objects: ObjectStore, chunks: Sequence[ObjectEntry], wanted: Sequence[bytes]
+) -> dict[bytes, str]:
+    """Text hash -> the text of a chunk that has it; hashes that no chunk has are left out.
+
+    Args:
+        objects: where they are.
+        chunks: the newest are looked through first, and the others only for what is left.
+        wanted: text hashes.
+
+    Raises:
+        CorruptObjectError: an object is missing or damaged.
+    """
+    found: dict[bytes, str] = {}
+    left = set(wanted)
+    for entry in reversed(chunks):
+        if not left:
+            break
+        asked = pa.array(sorted(left), _TEXTS.field("text_hash").type)
+        table = rows_with(objects, [entry], "text_hash", asked, schema=_TEXTS)
+        found.update(zip(table["text_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
+        left -= found.keys()
+    return found
 
 
 def among(table: pa.Table, column: str, wanted: pa.Array) -> pa.Table:

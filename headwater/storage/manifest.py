@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from headwater.errors import FormatError, StoreError
 from headwater.storage.objects import ObjectEntry
 
-FORMAT = 1
+FORMAT = 2
+"""2 since segments have an index of words. Every earlier format is read."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,19 @@ class Segment:
         graph: the HNSW graph over the same rows, or None where the exact scan is faster.
         ef: calibrated search width of the graph; 0 without one.
         tombstones: little-endian uint32 row numbers that are no longer live; None when all are.
+        lexical: the index of words over the same rows, file by file; empty where there is none.
     """
 
     vectors: ObjectEntry
     graph: ObjectEntry | None = None
     ef: int = 0
     tombstones: ObjectEntry | None = None
+    lexical: tuple[ObjectEntry, ...] = ()
+
+    def objects(self) -> list[ObjectEntry]:
+        """Every object it is made of."""
+        parts = (self.vectors, self.graph, self.tombstones, *self.lexical)
+        return [entry for entry in parts if entry is not None]
 
     @property
     def rows(self) -> int:
@@ -113,6 +121,7 @@ class Manifest:
         created_at: wall-clock time of writing.
         cause: `refresh`, `backfill`, `rollback`, `erasure`, `repair`.
         restores: the snapshot a rollback went back to.
+        lexical: how the words of its segments are cut; empty where they have none.
         versions, closures, contents, chunks: history, oldest first; all of it, not the last step.
         quarantine: the records held back, or None.
         counts: documents, chunks, texts that are live; quarantined.
@@ -139,6 +148,7 @@ class Manifest:
     counts: dict[str, int] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
     restores: str = ""
+    lexical: str = ""
     format: int = FORMAT
 
     _sha256: ClassVar[str] = ""
@@ -148,7 +158,7 @@ class Manifest:
         """Every object this snapshot needs."""
         found = [*self.versions, *self.closures, *self.contents, *self.chunks]
         for segment in self.segments:
-            found += [e for e in (segment.vectors, segment.graph, segment.tombstones) if e]
+            found += segment.objects()
         if self.encoder:
             found += self.encoder.files.values()
         if self.quarantine:
@@ -226,7 +236,7 @@ def from_json(data: bytes, *, name: str, now: tuple[str, str] | None = None) -> 
             **raw,
             "encoder": _encoder(raw["encoder"]) if raw["encoder"] else None,
             "sources": {k: _source(v) for k, v in raw["sources"].items()},
-            "segments": tuple(_segment(v) for v in raw["segments"]),
+            "segments": tuple(segment_of(v) for v in raw["segments"]),
             "gates": tuple(Gate(**v) for v in raw["gates"]),
             "quarantine": _entry(raw["quarantine"]),
             **{
@@ -250,6 +260,7 @@ def child_of(parent: Manifest | None, **changes: Any) -> Manifest:
             "parent_sha256": parent.sha256(),
             "gates": (),
             "restores": "",
+            "format": FORMAT,
             **changes,
         },
     )
@@ -277,9 +288,14 @@ def _entry(raw: dict[str, Any] | None) -> ObjectEntry | None:
     return ObjectEntry(**raw) if raw else None
 
 
-def _segment(raw: dict[str, Any]) -> Segment:
+def segment_of(raw: dict[str, Any]) -> Segment:
+    """A segment from its JSON form; before format 2 it has no index of words."""
     return Segment(
-        ObjectEntry(**raw["vectors"]), _entry(raw["graph"]), raw["ef"], _entry(raw["tombstones"])
+        ObjectEntry(**raw["vectors"]),
+        _entry(raw["graph"]),
+        raw["ef"],
+        _entry(raw["tombstones"]),
+        tuple(ObjectEntry(**entry) for entry in raw.get("lexical", ())),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from headwater.errors import FormatError, StoreError
 from headwater.storage import files
-from headwater.storage.manifest import Manifest, Segment
+from headwater.storage.manifest import Manifest, Segment, segment_of
 from headwater.storage.objects import ObjectEntry
 
 FOLDER = "redactions"
@@ -31,8 +31,8 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.json")
 BLANK = "(erased)"
 """Stands for a sentence that mentioned what was erased."""
 
-SegmentName = tuple[str, str, str]
-"""The names of a segment's vectors, graph and tombstones; empty where it has none."""
+SegmentName = tuple[str, ...]
+"""The names of a segment's vectors, graph and tombstones, empty where it has none; its words' last."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class Redaction:
 def segment_name(segment: Segment) -> SegmentName:
     """What tells a segment of one manifest from others: the names of its objects."""
     graph, dead = segment.graph, segment.tombstones
-    return segment.vectors.name, graph.name if graph else "", dead.name if dead else ""
+    words = (entry.name for entry in segment.lexical)
+    return segment.vectors.name, graph.name if graph else "", dead.name if dead else "", *words
 
 
 class Redactions:
@@ -290,9 +291,11 @@ def _read(path: Path) -> Redaction:
         **{
             **raw,
             "objects": {n: ObjectEntry(**e) if e else None for n, e in raw["objects"].items()},
-            "segments": {_triple(s["was"]): _segment(s["is"]) for s in raw["segments"]},
+            "segments": {
+                tuple(s["was"]): segment_of(s["is"]) if s["is"] else None for s in raw["segments"]
+            },
             "indexes": {
-                n: tuple(s for raw_segment in found if (s := _segment(raw_segment)))
+                n: tuple(segment_of(segment) for segment in found)
                 for n, found in raw["indexes"].items()
             },
             "manifests": {
@@ -305,18 +308,6 @@ def _read(path: Path) -> Redaction:
             },
         }
     )
-
-
-def _triple(names: Sequence[str]) -> SegmentName:
-    vectors, graph, tombstones = names
-    return vectors, graph, tombstones
-
-
-def _segment(raw: dict[str, Any] | None) -> Segment | None:
-    if raw is None:
-        return None
-    parts = {n: ObjectEntry(**raw[n]) if raw[n] else None for n in ("graph", "tombstones")}
-    return Segment(ObjectEntry(**raw["vectors"]), parts["graph"], raw["ef"], parts["tombstones"])
 
 
 def _damaged(path: Path, why: str) -> StoreError:

@@ -14,6 +14,7 @@ from headwater.flows.sources.protocol import Record
 from headwater.retrieval import Retriever
 from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.index import index_problems
+from headwater.retrieval.lexical import KINDS
 from headwater.storage import files, merging
 from headwater.storage.retired import write_retired
 from headwater.storage.store import Store
@@ -27,6 +28,7 @@ sources:
   notes: {kind: memory}
 """
 DERIVED = {"chunks.parquet", "vectors.arrow", "tombstones.u32", "graph.hnsw", "embeddings.parquet"}
+DERIVED |= set(KINDS)
 PRIMARY = {"versions.parquet", "closures.parquet", "contents.parquet", "quarantine.parquet"}
 
 

@@ -36,6 +36,8 @@ from headwater.retrieval.filters import (
     parse,
 )
 from headwater.retrieval.index import update_index
+from headwater.retrieval.lexical import analyzer_name
+from headwater.retrieval.lexical_writing import words_of
 from headwater.retrieval.snapshot_view import Loaded, SnapshotView
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.manifest import Encoder, SourceState, child_of, format_time
@@ -134,7 +136,7 @@ class Shelf:
         if missing := cache.missing(sorted(texts)):
             cache.add(missing, self.twin.encode([texts[h] for h in missing]))
         when = format_time(day(seq))
-        return child_of(
+        manifest = child_of(
             parent,
             observed_at=when,
             created_at=when,
@@ -149,14 +151,17 @@ class Shelf:
             closures=self._put(parent, "closures", closures, CLOSURES),
             contents=self._put(parent, "contents", contents, CONTENTS),
             chunks=self._put(parent, "chunks", chunks, CHUNKS),
-            segments=update_index(
-                objects,
-                parent=parent.segments if parent else (),
-                live=sorted(texts),
-                cache=cache,
-                config=CONFIG,
-            ),
+            lexical=analyzer_name("english"),
         )
+        segments = update_index(
+            objects,
+            parent=parent.segments if parent else (),
+            live=sorted(texts),
+            cache=cache,
+            config=CONFIG,
+            words=words_of(objects, manifest),
+        )
+        return replace(manifest, segments=segments)
 
     def _put(self, parent, field, rows, schema):
         before = getattr(parent, field) if parent else ()
@@ -524,7 +529,8 @@ def secret(number):
     return doc(f"secret/{number}", text, labels=["top"], hidden_name=number, n="text")
 
 
-def test_hidden_documents_change_nothing_but_their_absence(tmp_path):
+@pytest.mark.parametrize("mode", ["dense", "hybrid", "lexical"])
+def test_hidden_documents_change_nothing_but_their_absence(tmp_path, mode):
     """For a keyed caller a base is the same with and without what it may not see."""
     open_docs = [doc(f"docs/{n}", "the shared text", labels=["low"], n=n) for n in range(3)]
     open_docs += [doc(f"docs/x{n}", f"other text {n}", labels=["low"], n=n) for n in range(9)]
@@ -536,7 +542,7 @@ def test_hidden_documents_change_nothing_but_their_absence(tmp_path):
 
     def answer(retriever, **options):
         try:
-            hits = retriever.search("the shared text", 99, allow=["low"], **options)
+            hits = retriever.search("the shared text", 99, allow=["low"], mode=mode, **options)
         except (ConfigError, NotFoundError) as error:
             return str(error)
         return [
@@ -630,7 +636,7 @@ def test_an_explained_hit_says_where_it_came_from(shelf):
     (segment,) = shelf.store.current().segments
     with shelf.open() as retriever:
         assert all(h.explain is None for h in retriever.search("text", 3))
-        for hit in retriever.search("text", 9, where="meta.n < 4", explain=True):
+        for hit in retriever.search("text", 9, where="meta.n < 4", mode="dense", explain=True):
             told = hit.explain
             assert (told.snapshot, told.found_by, told.selectivity) == (name, "exact", 0.4)
             assert segment.vectors.sha256.startswith(told.segment)
@@ -653,7 +659,8 @@ def test_a_filter_of_any_width_finds_what_an_exact_scan_finds(tmp_path):
             for _ in range(8):
                 query = " ".join(rng.choice(words, 12))
                 exact = (vectors @ shelf.twin.encode([query])[0])[:width]
-                hits = retriever.search(query, 10, where=f"meta.n < {width}", explain=True)
+                where = f"meta.n < {width}"
+                hits = retriever.search(query, 10, where=where, mode="dense", explain=True)
                 assert len(hits) == min(10, width)
                 assert all(h.metadata["n"] < width for h in hits)
                 bar = np.sort(exact)[-len(hits)]

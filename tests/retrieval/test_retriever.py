@@ -25,6 +25,8 @@ from headwater.errors import (
 from headwater.retrieval import Retriever
 from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.index import update_index
+from headwater.retrieval.lexical import analyzer_name
+from headwater.retrieval.lexical_writing import words_of
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.manifest import Encoder, SourceState, child_of, format_time, parse_time
 from headwater.storage.runlog import RunLog, SourceRun
@@ -91,15 +93,18 @@ class Base:
             closures=self._put(parent, "closures", closures, CLOSURES),
             contents=self._put(parent, "contents", contents, CONTENTS),
             chunks=self._put(parent, "chunks", chunks, CHUNKS),
-            segments=update_index(
-                self.store.objects,
-                parent=parent.segments if same else (),
-                live=[sha(p) for p in self.paragraphs()],
-                cache=cache,
-                config=CONFIG,
-            ),
             quarantine=self._held(held or {}),
+            lexical=analyzer_name("english"),
         )
+        segments = update_index(
+            self.store.objects,
+            parent=parent.segments if same else (),
+            live=[sha(p) for p in self.paragraphs()],
+            cache=cache,
+            config=CONFIG,
+            words=words_of(self.store.objects, manifest),
+        )
+        manifest = replace(manifest, segments=segments)
         name = self.store.write_candidate(manifest)
         if publish:
             self.store.publish(name)
@@ -267,7 +272,7 @@ def test_behind_a_graph_the_hits_are_those_of_the_exact_scan(base):
             query = " ".join(rng.choice(words, 12)) if number % 2 else sorted(gone)[number]
             exact = vectors @ base.twin.encode([query])[0]
             bar = np.sort(exact)[-10]
-            hits = retriever.search(query, 10)
+            hits = retriever.search(query, 10, mode="dense")
             assert len(hits) == 10 and gone.isdisjoint(h.text for h in hits)
             found += [h.score >= bar - 1e-5 for h in hits]
             for hit in hits[:3]:

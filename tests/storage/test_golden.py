@@ -29,7 +29,7 @@ from headwater.storage.audit import AuditLog
 from headwater.storage.feed import change_feed
 from headwater.storage.history import diff, log
 from headwater.storage.lineage import document_history
-from headwater.storage.manifest import parse_time
+from headwater.storage.manifest import FORMAT, parse_time
 from headwater.storage.pins import read_pins
 from headwater.storage.sql import run_sql
 from headwater.storage.store import Store
@@ -220,7 +220,7 @@ def test_what_is_held_back_is_still_held_back(store):
 def test_searches_find_what_they_found(golden, wanted):
     """Now, by number and by tag, with the vector the query had then."""
     with Retriever.open(golden, encoder=Stored(wanted["vector"])) as retriever:
-        hits = retriever.search(wanted["query"], as_of=wanted["as_of"])
+        hits = retriever.search(wanted["query"], as_of=wanted["as_of"], mode="dense")
     assert [hashlib.sha256(hit.text.encode()).hexdigest() for hit in hits] == [
         name for name, _ in wanted["hits"]
     ]
@@ -337,15 +337,15 @@ def test_git_keeps_its_bytes():
 
 
 def test_a_store_of_the_next_format_is_refused(copy):
-    """FORMAT 2 stops readers and refreshes, which touch nothing and say what to do."""
-    (copy / "store" / "FORMAT").write_text('{"format": 2, "hash": "sha256"}\n')
+    """The next FORMAT stops readers and refreshes, which touch nothing and say what to do."""
+    (copy / "store" / "FORMAT").write_text(f'{{"format": {FORMAT + 1}, "hash": "sha256"}}\n')
     before = files(copy)
     for refused in (
         lambda: Store.open(copy / "store"),
         lambda: Retriever.open(copy),
         lambda: refresh(load(copy), encoding=twin_encoding),
     ):
-        with pytest.raises(FormatError, match="has format 2") as caught:
+        with pytest.raises(FormatError, match=f"has format {FORMAT + 1}") as caught:
             refused()
         assert caught.value.obj and "upgrade headwater" in caught.value.todo
     assert files(copy) == before
@@ -355,7 +355,12 @@ def test_a_manifest_of_the_next_format_is_refused(copy):
     """A snapshot that a newer headwater wrote into an old store is not guessed at."""
     store = copy / "store"
     raw = json.loads((store / "snapshots" / f"{EXPECTED['current']}.json").read_bytes())
-    raw |= {"format": 2, "seq": raw["seq"] + 1, "parent": EXPECTED["current"], "from_the_future": 1}
+    raw |= {
+        "format": FORMAT + 1,
+        "seq": raw["seq"] + 1,
+        "parent": EXPECTED["current"],
+        "from_the_future": 1,
+    }
     data = (json.dumps(raw, sort_keys=True, indent=1) + "\n").encode()
     name = f"{raw['seq']:08d}-{hashlib.sha256(data).hexdigest()[:16]}"
     (store / "snapshots" / f"{name}.json").write_bytes(data)
@@ -365,7 +370,7 @@ def test_a_manifest_of_the_next_format_is_refused(copy):
         lambda: Retriever.open(copy),
         lambda: refresh(load(copy), encoding=twin_encoding),
     ):
-        with pytest.raises(FormatError, match="has format 2") as caught:
+        with pytest.raises(FormatError, match=f"has format {FORMAT + 1}") as caught:
             refused()
         assert caught.value.obj == name and "upgrade headwater" in caught.value.todo
     assert live(Store.open(store), EXPECTED["current"]) == OPEN[-1]["live"]

@@ -1,0 +1,84 @@
+"""The live texts of a view that share words with a query, best first by BM25.
+
+Statistics (how rare a word is, how long a text) are those of all rows of the segments, dead ones
+and such as the caller may not see included; which texts are returned is decided by the mask alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from headwater.retrieval.chunking import normalise
+from headwater.retrieval.lexical import FIELD, analyzer
+
+if TYPE_CHECKING:
+    import tantivy
+
+_PHRASE: Final = re.compile(r'"([^"]+)"')
+_LONGEST_QUERY: Final = 20_000
+_MOST_WORDS: Final = 128
+"""Of a query; a question has a dozen, and each costs a look at its postings."""
+
+
+@dataclass(frozen=True)
+class WordIndex:
+    """The words of a view.
+
+    Attributes:
+        index: over all its segments, or over its live texts alone.
+        name: of the analyzer.
+        rows: int64 per segment of the index: the view's row of each of its documents, or of the
+            first one where they follow each other.
+    """
+
+    index: tantivy.Index
+    name: str
+    rows: Sequence[int | np.ndarray]
+
+    def search(self, query: str, n: int, allowed: np.ndarray) -> list[tuple[int, float]]:
+        """The `n` best allowed rows and their BM25 scores, above 0.
+
+        Args:
+            query: any text; nothing in it is syntax but double quotes, which make a phrase count.
+            n: how many at most.
+            allowed: bool (rows of the view,).
+        """
+        asked = self._query(query)
+        searcher = self.index.searcher()
+        share = np.count_nonzero(allowed) / max(1, len(allowed))
+        if asked is None or not share:
+            return []
+        limit = math.ceil(n / share * 1.5) + 8
+        while True:
+            hits = searcher.search(asked, limit=min(limit, searcher.num_docs), count=False).hits
+            rows = ((self._row(place.segment_ord, place.doc), score) for score, place in hits)
+            found = [(row, score) for row, score in rows if allowed[row]][:n]
+            if len(found) == n or len(hits) < limit:
+                return found
+            limit *= 8
+
+    def _row(self, segment: int, document: int) -> int:
+        rows = self.rows[segment]
+        return rows + document if isinstance(rows, int) else int(rows[document])
+
+    def _query(self, text: str) -> tantivy.Query | None:
+        """Any of the words, and quoted phrases once more as such; None without a word."""
+        import tantivy
+
+        text, cut = normalise(text[:_LONGEST_QUERY]), analyzer(self.name)
+        schema = self.index.schema
+        words = list(dict.fromkeys(cut.analyze(text)))[:_MOST_WORDS]
+        parts = [tantivy.Query.term_query(schema, FIELD, word) for word in words]
+        for phrase in _PHRASE.findall(text):
+            quoted = cut.analyze(phrase)[:_MOST_WORDS]
+            if len(quoted) > 1:
+                parts.append(tantivy.Query.phrase_query(schema, FIELD, quoted))
+        if not parts:
+            return None
+        return tantivy.Query.boolean_query([(tantivy.Occur.Should, part) for part in parts])
