@@ -22,6 +22,8 @@ from headwater.cli.options import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from headwater.retrieval.hits import Mode
+
 
 @click.command()
 @click.argument("query")
@@ -40,6 +42,19 @@ if TYPE_CHECKING:
     help="Search as a caller who holds this label; may be repeated. Everything is seen without.",
 )
 @click.option("--changed-since", type=Time(), help="Only documents that changed later.")
+@click.option(
+    "--mode",
+    default="hybrid",
+    show_default=True,
+    type=click.Choice(["hybrid", "dense", "lexical"]),
+    help="By meaning and words, by meaning (dense), or by words (lexical).",
+)
+@click.option("--reranker", metavar="MODEL", help="Order again with this cross-encoder.")
+@click.option(
+    "--rerank",
+    type=click.IntRange(1, 1000),
+    help="With --reranker: so many candidates; 50, or -k if that is more, when left out.",
+)
 @click.option("--explain", is_flag=True, help="Say of each hit where it came from.")
 @kb_option
 @json_option
@@ -51,6 +66,9 @@ def search(
     where: str | None,
     labels: tuple[str, ...],
     changed_since: datetime | None,
+    mode: Mode,
+    reranker: str | None,
+    rerank: int | None,
     explain: bool,
     kb_path: Path,
     as_json: bool,
@@ -59,7 +77,14 @@ def search(
     from headwater.cli.render import show_hits
     from headwater.retrieval import Retriever
 
-    with Retriever.open(kb_path) as retriever:
+    if rerank is not None and reranker is None:
+        raise click.UsageError("--rerank needs a --reranker")
+    ordering = None
+    if reranker is not None:
+        from headwater.retrieval.reranking import CrossEncoderReranker
+
+        ordering, rerank = CrossEncoderReranker(reranker, root=kb_path), rerank or max(50, k)
+    with Retriever.open(kb_path, reranker=ordering) as retriever:
         hits = retriever.search(
             query,
             k=k,
@@ -68,6 +93,8 @@ def search(
             where=where,
             allow=labels or None,
             changed_since=changed_since,
+            mode=mode,
+            rerank=rerank,
             explain=explain,
         )
     print_json([hit.as_dict() for hit in hits]) if as_json else show_hits(hits)

@@ -11,6 +11,7 @@ from headwater.cli.options import json_option, print_json, progress_bars
 
 if TYPE_CHECKING:
     from headwater.flows.evaluate import Evaluation
+    from headwater.retrieval.hits import Mode
 
 
 @click.command("eval")
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
     help="Keep the index here, for the next time; it goes when left out.",
 )
 @click.option("--model", help="Another embedding model: a name, or the path of a folder.")
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    type=click.Choice(["hybrid", "dense", "lexical"]),
+    help="Only this way to search; all three when left out.",
+)
 @json_option
 def evaluate(
     folder: Path,
@@ -43,6 +51,7 @@ def evaluate(
     sources: tuple[str, ...],
     keep: Path | None,
     model: str | None,
+    modes: tuple[Mode, ...],
     as_json: bool,
 ) -> int:
     """Score the search on a judged data set in FOLDER: nDCG@10, Recall@100 and MRR@10.
@@ -52,6 +61,7 @@ def evaluate(
     """
     from headwater.config import DEFAULT_MODEL
     from headwater.flows.evaluate import evaluate as run
+    from headwater.retrieval.hits import MODES
 
     if kb_path is not None and (keep is not None or model is not None):
         raise click.UsageError("--kb is searched as it is: leave out --keep and --model")
@@ -66,6 +76,7 @@ def evaluate(
             as_of=as_of,
             keep=keep,
             model=model or DEFAULT_MODEL,
+            modes=modes or MODES,
             progress=progress,
         )
     print_json(found.as_dict()) if as_json else _show(found)
@@ -78,21 +89,20 @@ def _show(found: Evaluation) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("nDCG@10", "Recall@100", "MRR@10", "queries", "documents", "texts"):
+    table.add_column("search")
+    for name in ("nDCG@10", "Recall@100", "MRR@10", "queries", "ms a query"):
         table.add_column(name, justify="right", no_wrap=True)
-    scores = found.scores
-    shares = (f"{value:.4f}" for value in (scores.ndcg, scores.recall, scores.mrr))
-    table.add_row(*shares, str(scores.queries), str(found.documents), str(found.texts))
+    for mode, scores in found.scores.items():
+        shares = (f"{value:.4f}" for value in (scores.ndcg, scores.recall, scores.mrr))
+        each = 1000 * found.search_seconds[mode] / max(1, scores.queries)
+        table.add_row(mode, *shares, str(scores.queries), f"{each:.0f}")
     out = Console(highlight=False, soft_wrap=True)
     if not out.is_terminal:
         # A pipe has no width, and a wrapped table cannot be read by a program.
         out.width = 200
     out.print(table)
-    each = 1000 * found.search_seconds / max(1, scores.queries)
-    built = f"indexed in {found.index_seconds:.1f} s, " if found.index_seconds else ""
-    out.print(
-        f"{found.model}: {built}searched in {found.search_seconds:.1f} s ({each:.0f} ms a query)"
-    )
+    built = f", indexed in {found.index_seconds:.1f} s" if found.index_seconds else ""
+    out.print(f"{found.documents} documents, {found.texts} texts, {found.model}{built}")
     if found.missing:
         out.print(
             f"{found.missing} documents judged relevant are not indexed; they count as not found",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headwater.retrieval import Hit
     from headwater.retrieval.datasets.emission import Emission
     from headwater.retrieval.datasets.status import DatasetStatus
+    from headwater.retrieval.hits import Explanation
     from headwater.storage.audit import AuditEntry, AuditVerification
     from headwater.storage.backup import Backup
     from headwater.storage.history import Diff, LogEntry
@@ -116,7 +117,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
     for rank, hit in enumerate(hits, 1):
         path = " > ".join(hit.heading_path)
         title = hit.title or hit.key
-        out.print(f"[bold]{rank}. {escape(title)}[/]  [{_DIM}]{hit.score:.3f}[/]")
+        out.print(f"[bold]{rank}. {escape(title)}[/]  [{_DIM}]{_scores(hit)}[/]")
         if path and path != title:
             out.print(f"   {escape(path)}", style="cyan")
         body = textwrap.shorten(" ".join(hit.text.split()), 320, placeholder=" …")
@@ -126,12 +127,22 @@ def show_hits(hits: Sequence[Hit]) -> None:
         if hit.held_back:
             out.print("   a newer version failed validation and is in quarantine", style="yellow")
         if hit.explain:
-            how = hit.explain
-            out.print(
-                f"   {how.found_by} in {how.segment}, cosine {how.cosine:.4f}, "
-                f"filters leave {how.selectivity:.1%} of the documents",
-                style=_DIM,
-            )
+            out.print(f"   {_explained(hit.explain)}", style=_DIM)
+
+
+def _scores(hit: Hit) -> str:
+    """Each score there is, by its name."""
+    named = (("reranked", hit.rerank), ("cosine", hit.cosine), ("words", hit.bm25))
+    return ", ".join(f"{name} {score:.3f}" for name, score in named if score is not None)
+
+
+def _explained(how: Explanation) -> str:
+    ranks = (("by meaning", how.dense_rank), ("by words", how.lexical_rank))
+    places = ", ".join(f"{rank}. {name}" for name, rank in ranks if rank is not None)
+    return (
+        f"{how.found_by} in {how.segment}, {places}, score {how.score:.4f}, "
+        f"filters leave {how.selectivity:.1%} of the documents"
+    )
 
 
 def show_status(store: Store, found: Sequence[SourceFreshness]) -> None:

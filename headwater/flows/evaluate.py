@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval.beir import Document, read_corpus, read_judgements, read_queries
 from headwater.retrieval.evaluation import RECALL_AT, Scores, rank_documents, score
+from headwater.retrieval.hits import MODES, Mode
 from headwater.retrieval.retriever import Retriever
 from headwater.storage.store import Store
 from headwater.storage.tables import live_versions
@@ -45,9 +46,9 @@ class Evaluation:
         corpus: documents of the data set.
         documents, texts: that the snapshot serves.
         missing: documents judged relevant that the snapshot does not hold; they count as not found.
-        scores: the means.
+        scores: way to search -> the means.
         index_seconds: to build the index; 0 where a knowledge base was given.
-        search_seconds: for all queries, their embedding included.
+        search_seconds: way to search -> for all queries, their embedding included.
     """
 
     folder: str
@@ -58,15 +59,13 @@ class Evaluation:
     documents: int
     texts: int
     missing: int
-    scores: Scores
+    scores: Mapping[Mode, Scores]
     index_seconds: float
-    search_seconds: float
+    search_seconds: Mapping[Mode, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
-        plain = asdict(self)
-        scores = plain.pop("scores")
-        return {**plain, **scores}
+        return asdict(self)
 
 
 def evaluate(
@@ -78,6 +77,7 @@ def evaluate(
     as_of: str | None = None,
     keep: Path | None = None,
     model: str = DEFAULT_MODEL,
+    modes: Sequence[Mode] = MODES,
     progress: Progress = silent,
 ) -> Evaluation:
     """Search for the judged queries of a BEIR data set and score what is found.
@@ -93,6 +93,7 @@ def evaluate(
         keep: a folder for the index, which a later evaluation goes on from; a temporary one when
             None.
         model: that embeds, a name or the path of a folder, where the corpus is indexed.
+        modes: which ways to search are scored.
         progress: told about stages.
 
     Raises:
@@ -114,11 +115,14 @@ def evaluate(
             root = kb
         indexed = time.monotonic()
         retriever = stack.enter_context(Retriever.open(root, as_of=as_of))
-        runs = {}
-        for done, query in enumerate(sorted(judgements), 1):
-            runs[query] = ranking(retriever, queries[query], sources=sources)
-            progress("search", done, len(judgements))
-        searched = time.monotonic()
+        scores, seconds = {}, {}
+        for number, mode in enumerate(modes):
+            began, runs = time.monotonic(), {}
+            for done, query in enumerate(sorted(judgements), 1):
+                runs[query] = ranking(retriever, queries[query], sources=sources, mode=mode)
+                progress("search", number * len(judgements) + done, len(modes) * len(judgements))
+            scores[mode] = score(runs, judgements)
+            seconds[mode] = round(time.monotonic() - began, 3)
         manifest = retriever.manifest
         missing = _missing(root, retriever.snapshot, judgements, sources)
         if kb is not None and missing == len(_relevant(judgements)):
@@ -136,20 +140,22 @@ def evaluate(
             documents=manifest.counts.get("documents", 0),
             texts=manifest.counts.get("texts", 0),
             missing=missing,
-            scores=score(runs, judgements),
+            scores=scores,
             index_seconds=round(indexed - started, 3) if kb is None else 0.0,
-            search_seconds=round(searched - indexed, 3),
+            search_seconds=seconds,
         )
 
 
-def ranking(retriever: Retriever, query: str, *, sources: Sequence[str] = ()) -> list[str]:
-    """The keys of the documents nearest to a query, best first: `RECALL_AT` of them, if there are.
+def ranking(
+    retriever: Retriever, query: str, *, sources: Sequence[str] = (), mode: Mode = "hybrid"
+) -> list[str]:
+    """The keys of the documents that answer a query best, best first: `RECALL_AT` of them, if there are.
 
     A document may fill many hits with its passages, so more are asked for until there are enough.
     """
     k = 2 * RECALL_AT
     while True:
-        hits = retriever.search(query, k, sources=sources or None)
+        hits = retriever.search(query, k, sources=sources or None, mode=mode)
         found = [
             (key, hit.score) for hit in hits for _, key in ((hit.source, hit.key), *hit.others)
         ]

@@ -24,6 +24,7 @@ class Explanation:
             `embedding cache` where the snapshot let go of its index.
         found_by: graph, exact (a scan), or cache (a scan without a segment); words where only the
             search for words found it.
+        score: before any reranking.
         cosine: of the text's vector and the query's, -1 to 1; None where only words were asked for.
         bm25: of the text and the query's words, above 0; None where the search for words did not
             have it among its candidates.
@@ -34,6 +35,7 @@ class Explanation:
     snapshot: str
     segment: str
     found_by: str
+    score: float
     cosine: float | None
     bm25: float | None
     dense_rank: int | None

@@ -47,6 +47,7 @@ def ranked(
         dense: best first; nothing where only words were asked for.
         lexical: rows and BM25 scores, best first.
         cosines: of rows that only `lexical` has; None where only one of the two was asked for.
+        told: whether BM25 is said; otherwise reciprocal ranks stand for it.
     """
     near = {found.row: (rank, found) for rank, found in enumerate(dense, 1)}
     worded = {row: (rank, score if told else None) for rank, (row, score) in enumerate(lexical, 1)}

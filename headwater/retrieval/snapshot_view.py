@@ -192,6 +192,7 @@ class SnapshotView:
             self.name,
             self._part(found.row).index.name,
             found.by,
+            found.score,
             found.cosine,
             found.bm25,
             found.dense_rank,
