@@ -192,6 +192,12 @@ class ModelError(EnvironmentLacksError):
     kind = "model"
 
 
+class EndpointError(EnvironmentLacksError):
+    """A model's endpoint refuses, fails, is too slow, or says what cannot be used."""
+
+    kind = "endpoint"
+
+
 class StorageUnavailableError(EnvironmentLacksError):
     """The disk is full, read-only or forbidden. What was published before is untouched."""
 

@@ -12,10 +12,12 @@ from headwater.config.fields import Duration, Model
 class EndpointConfig(Model):
     """Where a model is asked, and how patiently."""
 
-    url: str = Field(description="the base of the API: https://host/v1")
-    model: str = Field(description="the model's name there")
+    url: str = Field(
+        pattern=r"^https?://[^\s?#]+$", description="the base of the API: https://host/v1"
+    )
+    model: str = Field(min_length=1, description="the model's name there")
     api_key: str | None = Field(None, description="${NAME}; none for a server that asks for none")
-    timeout: Duration = Field(timedelta(seconds=60), description="for one request")
+    timeout: Duration = Field(timedelta(seconds=60), description="for a connection to say anything")
     retries: int = Field(
-        4, ge=0, le=20, description="after 408, 409, 429, 5xx and lost connections"
+        3, ge=0, le=20, description="after 408, 409, 429 and 5xx, and lost connections"
     )

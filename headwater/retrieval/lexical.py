@@ -8,7 +8,9 @@ word is in the whole of it. `lexical_writing` makes them.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +30,24 @@ FIELD: Final = "text"
 ANALYZER: Final = "headwater"
 _VERSION: Final = 1
 _LONGEST_WORD: Final = 64
+_STOPPED: Final = frozenset(
+    [
+        "danish",
+        "dutch",
+        "english",
+        "finnish",
+        "french",
+        "german",
+        "hungarian",
+        "italian",
+        "norwegian",
+        "portuguese",
+        "russian",
+        "spanish",
+        "swedish",
+    ]
+)
+"""The languages whose commonest words tantivy lists."""
 
 
 def analyzer_name(language: str) -> str:
@@ -35,12 +55,14 @@ def analyzer_name(language: str) -> str:
     return f"{language}/{_VERSION}"
 
 
-@lru_cache(maxsize=4)
-def analyzer(name: str) -> tantivy.TextAnalyzer:
+@lru_cache(maxsize=8)
+def analyzer(name: str, *, stopped: bool = False) -> tantivy.TextAnalyzer:
     """What cuts texts and queries into words: runs of letters and digits, in lower case, stemmed.
 
     Args:
         name: as `analyzer_name` gives it.
+        stopped: leave out words that every text has, where the language has a list of them. Only
+            queries are cut so: an index holds every word, and phrases need them.
 
     Raises:
         ConfigError: another version of headwater cut the words.
@@ -58,6 +80,8 @@ def analyzer(name: str) -> tantivy.TextAnalyzer:
     built = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
     built = built.filter(tantivy.Filter.remove_long(_LONGEST_WORD))
     built = built.filter(tantivy.Filter.lowercase())
+    if stopped and language in _STOPPED:
+        built = built.filter(tantivy.Filter.stopword(language))
     if language != "none":
         built = built.filter(tantivy.Filter.stemmer(language))
     return built.build()
@@ -94,16 +118,16 @@ def open_lexical(
     """
     import tantivy
 
+    folder = None
     try:
-        with tempfile.TemporaryDirectory(prefix="headwater-") as made:
-            folder = Path(made)
-            (folder / "meta.json").write_text(json.dumps(_meta(objects, parts, folder)))
-            index = tantivy.Index.open(made)
-            index.register_tokenizer(ANALYZER, analyzer(name))
-            # Whatever is published meanwhile is another index: nothing here is to be watched.
-            index.config_reader("Manual")
-            index.reload()
-            return index
+        folder = Path(tempfile.mkdtemp(prefix="headwater-"))
+        (folder / "meta.json").write_text(json.dumps(_meta(objects, parts, folder)))
+        index = tantivy.Index.open(str(folder))
+        index.register_tokenizer(ANALYZER, analyzer(name))
+        # Whatever is published meanwhile is another index: nothing here is to be watched.
+        index.config_reader("Manual")
+        index.reload()
+        return index
     except OSError as error:
         raise StorageUnavailableError.of(error, Path(tempfile.gettempdir())) from None
     except ValueError as error:
@@ -113,6 +137,18 @@ def open_lexical(
             obj=f"objects/{named}",
             todo="run 'headwater verify --deep'; 'headwater repair' makes it anew",
         ) from None
+    finally:
+        if folder is not None:
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of links, in which a thread of tantivy's may still set a lock."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.01)
 
 
 def _meta(

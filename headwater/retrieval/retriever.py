@@ -131,6 +131,15 @@ class Retriever:
         """The manifest of that snapshot."""
         return (self._pinned() or self._latest()).manifest
 
+    def manifest_of(self, as_of: str | datetime | None) -> Manifest:
+        """The manifest of a snapshot: a name, a number, a tag or a time; None for what is served.
+
+        Raises:
+            NotFoundError: there is no such snapshot.
+        """
+        ref = reference(as_of)
+        return self.manifest if ref is None else self._past(ref).manifest
+
     def search(
         self,
         query: str,

@@ -30,7 +30,7 @@ _CHUNK = ["heading_path", "start", "end", "text"]
 _VERSION = ["version_id", "title", "url", "metadata", "labels", "source_ts", "changed_at"]
 _NOT_HELD = np.iinfo(np.int64).max
 _ALL = Restriction()
-_DEPTH = 50
+_DEPTH = 100
 """Candidates that either half of a hybrid search gives at least."""
 
 

@@ -73,7 +73,9 @@ class WordIndex:
 
         text, cut = normalise(text[:_LONGEST_QUERY]), analyzer(self.name)
         schema = self.index.schema
-        words = list(dict.fromkeys(cut.analyze(text)))[:_MOST_WORDS]
+        # "To be or not to be" has nothing but words of the list, and is asked all the same.
+        asked = analyzer(self.name, stopped=True).analyze(text) or cut.analyze(text)
+        words = list(dict.fromkeys(asked))[:_MOST_WORDS]
         parts = [tantivy.Query.term_query(schema, FIELD, word) for word in words]
         for phrase in _PHRASE.findall(text):
             quoted = cut.analyze(phrase)[:_MOST_WORDS]

@@ -18,7 +18,7 @@ from headwater.flows.refresh import refresh
 from headwater.flows.repair import repair
 from headwater.retrieval import Retriever
 from headwater.retrieval.chunking import text_hash
-from headwater.retrieval.fusion import fused
+from headwater.retrieval.fusion import K, fused
 from headwater.retrieval.index import index_problems
 from headwater.retrieval.lexical import FILES, KINDS, lexical_problem
 from headwater.retrieval.ranking import ranked
@@ -95,6 +95,12 @@ def test_words_find_what_holds_them(base, query, expected):
     assert base.keys(query, mode="lexical") == expected
 
 
+def test_common_words_count_only_where_there_are_no_others(base):
+    """They say nothing beside others, and are all there is in some questions."""
+    assert base.keys("where is the lamp", mode="lexical") == ["lamp"]
+    assert set(base.keys("to the", mode="lexical")) == set(TEXTS)
+
+
 def test_a_quoted_phrase_counts_more_than_its_words(base):
     """Two texts of the same words: the one with the phrase comes first."""
     assert base.keys('"leaves at nine"', mode="lexical") == ["ferry", "twin"]
@@ -123,7 +129,7 @@ def test_a_hybrid_score_is_the_sum_of_reciprocal_ranks(base):
     for hit in hits:
         told = hit.explain
         ranks = (told.dense_rank, told.lexical_rank)
-        assert hit.score == pytest.approx(sum(1 / (60 + rank) for rank in ranks if rank))
+        assert hit.score == pytest.approx(sum(1 / (K + rank) for rank in ranks if rank))
         assert ranks[0] == [h.key for h in dense].index(hit.key) + 1
         found = [h.key for h in words]
         assert ranks[1] == (found.index(hit.key) + 1 if hit.key in found else None)
@@ -136,7 +142,7 @@ def test_a_hybrid_score_is_the_sum_of_reciprocal_ranks(base):
 def test_fusion_is_its_formula(orders):
     """Reciprocal ranks, summed over the orders that name an item."""
     for item, score in fused(orders).items():
-        expected = sum(1 / (60 + order.index(item) + 1) for order in orders if item in order)
+        expected = sum(1 / (K + order.index(item) + 1) for order in orders if item in order)
         assert score == pytest.approx(expected)
     assert fused(orders).keys() == {item for order in orders for item in order}
 
