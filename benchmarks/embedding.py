@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.corpora import passages
 from benchmarks.figures import Figure
 from headwater.config import DEFAULT_MODEL
-from headwater.retrieval.chunking import chunk, normalise
+from headwater.retrieval.chunking import chunk
 from headwater.retrieval.embedding import (
     SAME_SPACE,
     Embedder,
@@ -20,6 +20,7 @@ from headwater.retrieval.embedding import (
     open_embedder,
 )
 from headwater.retrieval.models import resolve
+from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.space import space_of
 from headwater.retrieval.tokens import Tokenizer
 

@@ -12,9 +12,9 @@ from benchmarks.corpora import questions
 from benchmarks.figures import Figure
 from benchmarks.knowledge import searchable
 from headwater.retrieval import Retriever
-from headwater.retrieval.chunking import text_hash
 from headwater.retrieval.encoder import TextEncoder, Vectors
 from headwater.retrieval.encoders import open_query_encoder
+from headwater.retrieval.normalisation import text_hash
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.history import live_texts
 from headwater.storage.store import Store

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from headwater import __version__
+from headwater.cli.answer import ANSWER
 from headwater.cli.ask import ASK
 from headwater.cli.change import CHANGE
 from headwater.cli.evaluate import EVALUATE
@@ -41,7 +42,7 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE):
+for command in (*CHANGE, *ASK, *ANSWER, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE):
     cli.add_command(command)
 
 

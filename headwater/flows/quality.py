@@ -19,9 +19,9 @@ from headwater.config import Config, GatesConfig
 from headwater.flows.delta import Live, text_delta
 from headwater.flows.encoding import Encoding
 from headwater.flows.index_build import same_space
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.encoders import open_query_encoder
 from headwater.retrieval.index_probe import graph_recall, nearest_texts, text_vectors
+from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.segments import hash_array
 from headwater.storage.changes import Changes
 from headwater.storage.hashes import ordered

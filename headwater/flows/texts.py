@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from headwater.retrieval.chunking import Chunk, chunk, normalise, text_hash
+from headwater.retrieval.chunking import Chunk, chunk
 from headwater.retrieval.embedding import Embedder
+from headwater.retrieval.normalisation import normalise, text_hash
 from headwater.retrieval.tokens import Tokenizer
 from headwater.storage.embedding_merge import merge_embeddings
 from headwater.storage.embeddings import EmbeddingCache

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from headwater.retrieval.normalisation import normalise, without_surrogates
 from headwater.retrieval.tokens import Tokenizer
 
 CHUNKER_ID: Final = "tree/1"
@@ -34,7 +34,6 @@ _LONGEST_HEADING: Final = 400
 # Long enough for a word of any language; a longer one is data.
 _LONGEST_WORD: Final = 64
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ATX: Final = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _SETEXT: Final = re.compile(r" {0,3}(={3,}|-{3,})\s*$")
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$", re.DOTALL)
@@ -81,23 +80,6 @@ class _Block:
     level: int = _BLOCK
     heading: str = ""
     fenced: bool = False
-
-
-def normalise(text: str) -> str:
-    """The text that is hashed and embedded: NFC, every run of whitespace one space, stripped."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", without_surrogates(text))
-    return " ".join(text.split())
-
-
-def text_hash(text: str) -> bytes:
-    """sha256 of `normalise(text)`, 32 bytes: what a vector is cached under."""
-    return hashlib.sha256(normalise(text).encode()).digest()
-
-
-def without_surrogates(text: str) -> str:
-    """`text` with each lone surrogate, which no file can hold, replaced by U+FFFD."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def chunk(

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from headwater.errors import ConfigError, MissingExtraError, ModelError
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.encoder import QueryEncoder, TextEncoder, Vectors
+from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.space import Space
 
 # Backends whose canary vectors agree at least this well share a space and its cached vectors.

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater.errors import MissingExtraError, ModelError
-from headwater.retrieval.chunking import normalise
+from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.tokens import Tokenizer
 
 Vectors = npt.NDArray[np.float32]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from headwater.errors import StorageUnavailableError, StoreError
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.lexical import ANALYZER, FIELD, FILES, KINDS, analyzer
+from headwater.retrieval.normalisation import normalise
 from headwater.storage import files
 from headwater.storage.lookup import texts_named
 from headwater.storage.manifest import Manifest

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.lexical import FIELD, analyzer
+from headwater.retrieval.normalisation import normalise
 
 if TYPE_CHECKING:
     import tantivy

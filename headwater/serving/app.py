@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _WATCHERS = 2
 _WATCHED = 16
+_MODELS = 16
 
 
 def create_app(
@@ -45,6 +46,8 @@ def create_app(
     threads = min(32, (os.cpu_count() or 1) + 4)
     work = Gate("work", threads=threads, limit=config.max_concurrent, timeout_s=timeout_s)
     watch = Gate("watch", threads=_WATCHERS, limit=_WATCHED, timeout_s=timeout_s)
+    answering = knowledge.kb.config.answers.deadline.total_seconds() + timeout_s
+    models = Gate("models", threads=_MODELS, limit=config.max_concurrent, timeout_s=answering)
     metrics = Metrics(knowledge.state)
     keyring = Keyring(config.api_keys)
 
@@ -54,19 +57,20 @@ def create_app(
         yield
         work.close()
         watch.close()
+        models.close()
         knowledge.close()
 
     app = FastAPI(
         title=f"headwater: {knowledge.kb.config.name}",
         version=__version__,
-        description="Searches one knowledge base, now or as of any snapshot.",
+        description="Searches one knowledge base, and answers from it, now or as of any snapshot.",
         # Their pages would load scripts from somewhere else.
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         dependencies=_described_keys() if keyring else [],
     )
-    endpoints = Endpoints(knowledge, metrics, work=work, watch=watch)
+    endpoints = Endpoints(knowledge, metrics, work=work, watch=watch, models=models)
     app.include_router(endpoints.router())
     _answer_problems(app, knowledge, metrics)
     app.add_middleware(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi import Query as InUrl
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
+from headwater.errors import HeadwaterError
+from headwater.retrieval.hits import Mode
 from headwater.serving.door import CALLER
 from headwater.serving.gate import Gate
 from headwater.serving.keys import Caller
@@ -24,6 +26,8 @@ from headwater.serving.models import (
     MOST_SNAPSHOTS,
     MOST_SOURCES,
     AliveReply,
+    AnswerAsk,
+    AnswerReply,
     ChangesReply,
     DocumentReply,
     Name,
@@ -38,8 +42,11 @@ from headwater.serving.models import (
     Time,
     Where,
 )
-from headwater.serving.problems import ProblemError, dump_json, needs_full_sight
+from headwater.serving.problems import ProblemError, dump_json, needs_full_sight, problem_of
 from headwater.storage.manifest import format_time
+
+if TYPE_CHECKING:
+    from headwater.retrieval.answers import AnswerStream
 
 Made = tuple[int, bytes]
 """Status and body of a reply."""
@@ -57,6 +64,7 @@ _PROBLEMS: Final = {
     413: "the body is too large",
     422: "a parameter is wrong",
     500: "the store is damaged, or a bug",
+    502: "the model that writes answers failed",
     503: "nothing published yet, busy, or the machine lacks something: Retry-After",
     504: "it took too long",
 }
@@ -65,7 +73,9 @@ _PROBLEMS: Final = {
 class Endpoints:
     """What can be asked of a knowledge base."""
 
-    def __init__(self, knowledge: Knowledge, metrics: Metrics, *, work: Gate, watch: Gate) -> None:
+    def __init__(
+        self, knowledge: Knowledge, metrics: Metrics, *, work: Gate, watch: Gate, models: Gate
+    ) -> None:
         """Answer from `knowledge`.
 
         Args:
@@ -73,11 +83,13 @@ class Endpoints:
             metrics: counts, and is shown.
             work: the threads for questions.
             watch: the threads for figures, which a flood of questions leaves free.
+            models: the threads that wait for a model, which may take minutes.
         """
         self._knowledge = knowledge
         self._metrics = metrics
         self._work = work
         self._watch = watch
+        self._models = models
 
     def router(self) -> APIRouter:
         """The endpoints by path."""
@@ -85,6 +97,7 @@ class Endpoints:
         for path, method, endpoint, model in (
             ("/search", "POST", self.search, SearchReply),
             ("/search", "GET", self.search_by_url, SearchReply),
+            ("/answer", "POST", self.answer, AnswerReply),
             ("/documents/{source}/{key:path}", "GET", self.read_document, DocumentReply),
             ("/snapshots", "GET", self.list_snapshots, SnapshotsReply),
             ("/snapshots/{ref}/changes", "GET", self.list_changes, ChangesReply),
@@ -127,6 +140,9 @@ class Endpoints:
         ] = None,
         where: Annotated[Where | None, InUrl(description="a filter")] = None,
         changed_since: Annotated[Time | None, InUrl(description="changed later")] = None,
+        mode: Annotated[
+            Mode, InUrl(description="by meaning and words, meaning, or words")
+        ] = "hybrid",
         explain: bool = False,
     ) -> Response:
         """The same as POST /search, for a browser's address bar."""
@@ -138,9 +154,30 @@ class Endpoints:
             max_staleness=max_staleness,
             where=where,
             changed_since=changed_since,
+            mode=mode,
             explain=explain,
         )
         return await self._answer(partial(self._search, _caller(request).allow, ask))
+
+    async def answer(self, request: Request, ask: AnswerAsk) -> Response:
+        """An answer with checked citations, from the configured model; without one, the prompt."""
+        pieces = await self._work.run(partial(self._asked, _caller(request).allow, ask))
+        if ask.stream:
+            return StreamingResponse(self._events(pieces), media_type="text/event-stream")
+        return _reply(200, await self._models.run(lambda: dump_json(pieces.answer.as_dict())))
+
+    async def _events(self, pieces: AnswerStream) -> AsyncIterator[bytes]:
+        """Pieces of the text, and then the answer; or what went wrong meanwhile."""
+        reading = iter(pieces)
+        try:
+            while (piece := await self._models.run(lambda: next(reading, None))) is not None:
+                yield _event("text", dump_json({"text": piece}))
+            yield _event("answer", dump_json(pieces.answer.as_dict()))
+        except HeadwaterError as error:
+            self._metrics.problem(error.kind)
+            yield _event("problem", problem_of(error).body())
+        finally:
+            pieces.close()
 
     async def read_document(
         self,
@@ -206,10 +243,23 @@ class Endpoints:
             max_staleness=ask.max_staleness,
             where=ask.where,
             changed_since=ask.changed_since,
+            mode=ask.mode,
             explain=ask.explain,
         )
         self._metrics.query(len(hits))
         return 200, dump_json({"snapshot": snapshot, "hits": [hit.as_dict() for hit in hits]})
+
+    def _asked(self, allow: Allow, ask: AnswerAsk) -> AnswerStream:
+        return self._knowledge.answer(
+            ask.question,
+            allow=allow,
+            as_of=ask.as_of,
+            sources=ask.sources,
+            max_staleness=ask.max_staleness,
+            where=ask.where,
+            changed_since=ask.changed_since,
+            mode=ask.mode,
+        )
 
     def _document(
         self, allow: Allow, source: str, key: str, as_of: str | None, versions: bool
@@ -259,6 +309,11 @@ def _told(state: State) -> dict[str, Any]:
     ]
     plain = {**asdict(state), "observed_at": format_time(state.observed_at)}
     return {**plain, "fresh": state.fresh, "sources": sources}
+
+
+def _event(name: str, data: bytes) -> bytes:
+    """A server-sent event; JSON has no line breaks of its own."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 def _reply(status: int, body: bytes) -> Response:

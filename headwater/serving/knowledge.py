@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, StorageUnavailableError
 from headwater.retrieval import Hit, Retriever
+from headwater.retrieval.hits import Mode
 from headwater.retrieval.verification import Verification
 from headwater.serving.documents import Document, no_such_document, read_document
 from headwater.serving.sight import Sight
@@ -21,18 +22,25 @@ from headwater.storage.manifest import format_time
 from headwater.storage.store import Store
 
 if TYPE_CHECKING:
+    from headwater.retrieval.answers import AnswerStream
     from headwater.retrieval.encoder import TextEncoder
 
 T = TypeVar("T")
 
 
-class Narrowed(TypedDict, total=False):
-    """What else a search may ask for, as `Retriever.search` has it."""
+class Restricted(TypedDict, total=False):
+    """What a search or an answer may be restricted to, as `Retriever.search` has it."""
 
     sources: Sequence[str] | None
     max_staleness: timedelta | None
     where: str | None
     changed_since: datetime | None
+    mode: Mode
+
+
+class Narrowed(Restricted, total=False):
+    """What else a search may ask for."""
+
     explain: bool
 
 
@@ -134,6 +142,28 @@ class Knowledge:
         if hits:
             return hits[0].snapshot, hits
         return (self._opened().resolve(as_of).name() if as_of else retriever.snapshot), hits
+
+    def answer(
+        self,
+        question: str,
+        *,
+        allow: frozenset[str] | None,
+        as_of: str | None = None,
+        **restricted: Unpack[Restricted],
+    ) -> AnswerStream:
+        """The passages that answer a question, and the model's words about them as they come."""
+        from headwater.retrieval.answers import answer_stream
+
+        config = self.kb.config
+        return answer_stream(
+            self._searcher(),
+            question,
+            config=config.answers,
+            allow=None if allow is None else sorted(allow),
+            as_of=as_of,
+            freshness={name: source.freshness for name, source in config.sources.items()},
+            **restricted,
+        )
 
     def document(
         self, source: str, key: str, *, allow: frozenset[str] | None, as_of: str | None

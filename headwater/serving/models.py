@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from headwater.config import parse_duration
+from headwater.retrieval.hits import Mode
 
 MOST_HITS: Final = 1000
 MOST_QUERY_CHARS: Final = 10_000
@@ -77,7 +78,25 @@ class SearchAsk(BaseModel):
     )
     where: Where | None = Field(None, description="a filter: docs/filters.md has the language")
     changed_since: Time | None = Field(None, description="only documents that changed later")
+    mode: Mode = Field("hybrid", description="by meaning and words, by meaning, or by words")
     explain: bool = Field(False, description="say of each hit where it came from")
+
+
+class AnswerAsk(BaseModel):
+    """A question to be answered from what a search finds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: Query = Field(description="in a person's words")
+    sources: list[Name] | None = Field(
+        None, min_length=1, max_length=MOST_SOURCES, description="only documents of these"
+    )
+    as_of: Ref | None = Field(None, description="from this snapshot; the current one if left out")
+    max_staleness: Staleness | None = Field(None, description="only what was confirmed this lately")
+    where: Where | None = Field(None, description="a filter: docs/filters.md has the language")
+    changed_since: Time | None = Field(None, description="only documents that changed later")
+    mode: Mode = Field("hybrid", description="how passages are looked for")
+    stream: bool = Field(False, description="as server-sent events: text …, then answer or problem")
 
 
 class ExplainReply(BaseModel):
@@ -86,7 +105,11 @@ class ExplainReply(BaseModel):
     snapshot: str
     segment: str
     found_by: str
-    cosine: float
+    score: float
+    cosine: float | None
+    bm25: float | None
+    dense_rank: int | None
+    lexical_rank: int | None
     selectivity: float
 
 
@@ -94,7 +117,7 @@ class HitReply(BaseModel):
     """A passage, with what is needed to judge it."""
 
     text: str = Field(description="start to end of the document's text")
-    score: float = Field(description="cosine similarity, -1 to 1")
+    score: float = Field(description="what the hits of this reply are ordered by")
     source: str
     key: str
     version_id: str
@@ -111,6 +134,9 @@ class HitReply(BaseModel):
     metadata: dict[str, Any]
     held_back: bool = Field(description="a newer state waits in quarantine")
     others: list[tuple[str, str]] = Field(description="source and key of more with the same text")
+    cosine: float | None = Field(description="by meaning, -1 to 1; null in a lexical search")
+    bm25: float | None = Field(description="by words; null where none are shared, and to labels")
+    rerank: float | None
     explain: ExplainReply | None = None
 
 
@@ -119,6 +145,43 @@ class SearchReply(BaseModel):
 
     snapshot: str
     hits: list[HitReply]
+
+
+class PassageReply(HitReply):
+    """A hit as the model was shown it."""
+
+    number: int
+
+
+class ChecksReply(BaseModel):
+    """What the checks found about an answer."""
+
+    cited: list[int]
+    invented: list[int] = Field(description="cited, and not there")
+    misquoted: list[str]
+    unsupported: list[str] = Field(description="statements that their passages do not hold")
+    uncited: list[str]
+
+
+class AnswerReply(BaseModel):
+    """An answer, what it stands on, and what is wrong with it."""
+
+    question: str
+    answer: str | None = Field(description="null where it abstains, or no model is configured")
+    abstained: bool = Field(description="the knowledge does not hold the answer")
+    asked: bool = Field(description="whether a model was asked")
+    grounded: bool = Field(description="it cites passages, is whole, and passed every check")
+    citations: list[int]
+    checks: ChecksReply
+    warnings: list[str]
+    passages: list[PassageReply]
+    left_out: int = Field(description="hits for which the prompt had no room")
+    prompt: list[dict[str, str]]
+    snapshot: str
+    as_of: datetime
+    model: str | None
+    finish_reason: str | None
+    usage: dict[str, int]
 
 
 class VersionReply(BaseModel):

@@ -14,6 +14,7 @@ from typing import Any, Final
 from headwater.errors import (
     BusyError,
     ConfigError,
+    EndpointError,
     EnvironmentLacksError,
     HeadwaterError,
     NotFoundError,
@@ -29,6 +30,7 @@ STATUS: Final[dict[type[HeadwaterError], int]] = {
     StoreError: 500,
     SourceError: 502,
     BusyError: 503,
+    EndpointError: 502,
     EnvironmentLacksError: 503,
     HeadwaterError: 500,
 }

@@ -19,8 +19,8 @@ from headwater.flows.quality import Candidate, opening, quality_gates
 from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.embedding import HashEmbedder
+from headwater.retrieval.normalisation import normalise
 from headwater.storage.manifest import Gate
 from headwater.storage.store import Store
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.retrieval.chunking import Chunk, chunk, normalise, text_hash
+from headwater.retrieval.chunking import Chunk, chunk
 from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.models import resolve
+from headwater.retrieval.normalisation import normalise, text_hash
 from headwater.retrieval.tokens import Tokenizer
 
 WORDS = [

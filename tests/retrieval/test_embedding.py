@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.errors import ConfigError, ModelError
-from headwater.retrieval.chunking import normalise
 from headwater.retrieval.embedding import (
     BACKENDS,
     CANARY_TEXTS,
@@ -19,6 +18,7 @@ from headwater.retrieval.embedding import (
     canary_vectors,
     open_embedder,
 )
+from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.tokens import Tokenizer
 
 

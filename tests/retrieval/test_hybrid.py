@@ -17,10 +17,10 @@ from headwater.flows.encoding import twin_encoding
 from headwater.flows.refresh import refresh
 from headwater.flows.repair import repair
 from headwater.retrieval import Retriever
-from headwater.retrieval.chunking import text_hash
 from headwater.retrieval.fusion import K, fused
 from headwater.retrieval.index import index_problems
 from headwater.retrieval.lexical import FILES, KINDS, lexical_problem
+from headwater.retrieval.normalisation import text_hash
 from headwater.retrieval.ranking import ranked
 from headwater.retrieval.vector_search import Found
 from headwater.storage.store import Store

@@ -219,7 +219,7 @@ def test_openapi_types_every_endpoint(client):
     document = client.get("/openapi.json").json
     asked = {(path, verb) for path, item in document["paths"].items() for verb in item}
     assert asked == {
-        ("/search", "post"), ("/search", "get"), ("/documents/{source}/{key}", "get"),
+        ("/search", "post"), ("/search", "get"), ("/answer", "post"), ("/documents/{source}/{key}", "get"),
         ("/snapshots", "get"), ("/snapshots/{ref}/changes", "get"), ("/status", "get"),
         ("/healthz", "get"), ("/metrics", "get"),
     }  # fmt: skip

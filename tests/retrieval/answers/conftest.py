@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from headwater.config import AnswersConfig, EndpointConfig, load
 from headwater.flows.encoding import twin_encoding
 from headwater.flows.refresh import refresh
 from headwater.retrieval import Retriever
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 NOTES = {
     "ferry": "# Ferry\n\nThe ferry to the island leaves at 9:15 from the northern pier.",
@@ -40,16 +35,6 @@ def retriever(kb):
     """Open on the notes."""
     with Retriever.open(kb) as found:
         yield found
-
-
-@pytest.fixture
-def chat():
-    """The model's server."""
-    from chat_server import ChatServer
-
-    server = ChatServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture
