@@ -20,6 +20,7 @@ from headwater.cli.evaluate import EVALUATE
 from headwater.cli.explore import EXPLORE
 from headwater.cli.forget import FORGET
 from headwater.cli.keep import KEEP
+from headwater.cli.mcp import MCP
 from headwater.cli.serve import SERVE
 from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
@@ -42,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK, *ANSWER, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE):
+for command in (*CHANGE, *ASK, *ANSWER, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE, *MCP):
     cli.add_command(command)
 
 

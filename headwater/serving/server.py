@@ -15,7 +15,7 @@ from headwater.serving.keys import check_exposure
 
 if TYPE_CHECKING:
     import uvicorn
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from headwater.retrieval.encoder import TextEncoder
 
@@ -65,14 +65,19 @@ def serve(
     app = create_app(
         knowledge, insecure=insecure, ready=lambda: ready(url_of(listener, host), note)
     )
+    run_server(app, listener, timeout_s=kb.config.serving.timeout.total_seconds())
+
+
+def run_server(app: ASGIApp, listener: socket.socket, *, timeout_s: float) -> None:
+    """Serve an application until SIGTERM or SIGINT; requests then have `timeout_s` to finish."""
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises what stopped it once more when all is done: that was the wish, no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-    server_of(app, timeout_s=kb.config.serving.timeout.total_seconds()).run(sockets=[listener])
+    server_of(app, timeout_s=timeout_s).run(sockets=[listener])
 
 
-def server_of(app: FastAPI, *, timeout_s: float = 30) -> uvicorn.Server:
+def server_of(app: ASGIApp, *, timeout_s: float = 30) -> uvicorn.Server:
     """A server for the application; `run(sockets=[…])` blocks until `should_exit` is set.
 
     Args:
