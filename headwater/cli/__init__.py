@@ -21,6 +21,7 @@ from headwater.cli.explore import EXPLORE
 from headwater.cli.forget import FORGET
 from headwater.cli.keep import KEEP
 from headwater.cli.mcp import MCP
+from headwater.cli.queries import QUERIES
 from headwater.cli.serve import SERVE
 from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
@@ -43,7 +44,19 @@ def cli() -> None:
     """
 
 
-for command in (*CHANGE, *ASK, *ANSWER, *EVALUATE, *EXPLORE, *TRAIL, *KEEP, *FORGET, *SERVE, *MCP):
+for command in (
+    *CHANGE,
+    *ASK,
+    *ANSWER,
+    *EVALUATE,
+    *EXPLORE,
+    *TRAIL,
+    *KEEP,
+    *FORGET,
+    *SERVE,
+    *MCP,
+    *QUERIES,
+):
     cli.add_command(command)
 
 

@@ -282,6 +282,7 @@ def _counted(traces: Traces) -> dict[str, int]:
     found = {
         "notes": traces.notes,
         "reports": len(traces.reports),
+        "questions": traces.questions,
         "datasets": len(traces.datasets),
         "dataset rows": sum(rows for _, rows in traces.datasets),
     }

@@ -1,4 +1,4 @@
-"""Where a document leaves traces beside the store's objects: run logs, reports, released datasets."""
+"""Where a document leaves traces beside the store's objects: logs, reports, released datasets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from headwater.retrieval.datasets.release import (
     list_releases,
     read_release,
 )
+from headwater.retrieval.query_log import forget_lines, lines_naming
 from headwater.storage import files
 from headwater.storage.redactions import BLANK
 from headwater.storage.runlog import RunLog
@@ -30,11 +31,13 @@ class Traces:
         notes: lines of run logs.
         reports: pages below `reports/`.
         datasets: releases that hold rows of it, with how many.
+        questions: lines of the query log.
     """
 
     notes: int
     reports: tuple[Path, ...]
     datasets: tuple[tuple[Path, int], ...]
+    questions: int = 0
 
 
 def mentions(keys: Iterable[str]) -> re.Pattern[str]:
@@ -57,11 +60,12 @@ def find_traces(root: Path, subjects: Subjects) -> Traces:
     )
     pages = sorted((root / "reports").glob("*.html"))
     reports = tuple(p for p in pages if mentioned.search(p.read_text("utf-8", "replace")))
-    return Traces(notes, reports, tuple(_releases(root, subjects)))
+    asked = lines_naming(root, mentioned)
+    return Traces(notes, reports, tuple(_releases(root, subjects)), asked)
 
 
 def remove_traces(root: Path, traces: Traces, subjects: Subjects, *, note: str) -> None:
-    """Blank the notes, delete the pages, revoke the releases. May be repeated.
+    """Blank the notes, delete questions and pages, revoke the releases. May be repeated.
 
     A revoked release keeps its manifest, which holds no row and no key; its rows are deleted as a
     whole, because without some of them it would not be what its version says. Emit it again.
@@ -77,6 +81,8 @@ def remove_traces(root: Path, traces: Traces, subjects: Subjects, *, note: str) 
         RunLog(root / "store").rewrite(
             lambda entry: replace(entry, note=BLANK) if mentioned.search(entry.note) else entry
         )
+    if traces.questions:
+        forget_lines(root, mentioned)
     for page in traces.reports:
         files.remove(page)
     for folder, rows in traces.datasets:

@@ -27,6 +27,7 @@ from headwater.errors import (
 from headwater.retrieval.encoders import open_query_encoder
 from headwater.retrieval.filters import Expression
 from headwater.retrieval.hits import Hit, Mode
+from headwater.retrieval.query_log import QueryLog
 from headwater.retrieval.question import (
     Question,
     check_question,
@@ -69,12 +70,14 @@ class Retriever:
         encoder: TextEncoder | None,
         pin: bool = False,
         reranker: Reranker | None = None,
+        query_log: QueryLog | None = None,
     ) -> None:
         self._root = root
         self._as_of = as_of
         self._pins = pin
         self._given = encoder
         self._reranker = reranker
+        self._query_log = query_log
         self._given_space: str | None = None
         self._current: SnapshotView | None = None
         self._pin: SnapshotView | None = None
@@ -91,6 +94,7 @@ class Retriever:
         encoder: TextEncoder | None = None,
         pin: bool = False,
         reranker: Reranker | None = None,
+        query_log: QueryLog | None = None,
     ) -> Retriever:
         """Open a knowledge base for searching.
 
@@ -103,6 +107,7 @@ class Retriever:
                 an hour after a search. Where the store is read-only, and without it, the vacuum's
                 grace must do.
             reranker: orders candidates again, in searches that ask for it.
+            query_log: remembers what was asked; None remembers nothing.
 
         Raises:
             NotFoundError: there is no store, nothing is published, or no such snapshot.
@@ -110,7 +115,14 @@ class Retriever:
         """
         folder = Path(path)
         root = folder if (folder / "FORMAT").is_file() else folder / "store"
-        retriever = cls(root, as_of=reference(as_of), encoder=encoder, pin=pin, reranker=reranker)
+        retriever = cls(
+            root,
+            as_of=reference(as_of),
+            encoder=encoder,
+            pin=pin,
+            reranker=reranker,
+            query_log=query_log,
+        )
         view = retriever._pinned() or retriever._latest()
         if retriever._lease:
             retriever._lease.hold(view.name)
@@ -186,6 +198,7 @@ class Retriever:
             ModelError: the snapshot's encoder cannot be opened.
             CorruptObjectError: an object is missing or damaged.
         """
+        began = time.perf_counter()
         check_question(query, k, mode)
         if rerank is not None:
             check_reranked(k, rerank, possible=self._reranker is not None)
@@ -202,8 +215,30 @@ class Retriever:
             hits = self._search(question)
         if rerank is not None and self._reranker is not None:
             scores = self._reranker.scores(query, [hit.text for hit in hits])
-            return reranked(hits, scores)[:k]
+            hits = reranked(hits, scores)[:k]
+        if self._query_log is not None:
+            self._query_log.record(
+                query,
+                hits,
+                mode=mode,
+                snapshot=hits[0].snapshot if hits else "",
+                k=k,
+                restricted=not asked.unbounded or max_staleness is not None,
+                past=as_of is not None,
+                seconds=time.perf_counter() - began,
+            )
         return hits
+
+    def warm(self) -> None:
+        """Load what the first search would have to wait for; asks and logs nothing.
+
+        Raises:
+            HeadwaterError: as a search.
+        """
+        view = self._pinned() or self._latest()
+        if view.texts:
+            self._vector(view.manifest, "headwater")
+            view.open_words()
 
     def _search(self, question: Question) -> list[Hit]:
         self._forget_erased()

@@ -183,6 +183,10 @@ class SnapshotView:
     def _part(self, row: int) -> Part:
         return self._parts[bisect_right(self._firsts, row) - 1]
 
+    def open_words(self) -> None:
+        """Open the index of words, which is otherwise done by the first search that needs it."""
+        self._words()
+
     def check(self, restriction: Restriction) -> None:
         """Raise what `search` would raise about a restriction."""
         self._visibility.asked(restriction)

@@ -12,6 +12,7 @@ from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, StorageUnavailableError
 from headwater.retrieval import Hit, Retriever
 from headwater.retrieval.hits import Mode
+from headwater.retrieval.query_log import QueryLog, prune_log
 from headwater.retrieval.verification import Verification
 from headwater.serving.documents import Document, no_such_document, read_document
 from headwater.serving.sight import Sight
@@ -118,13 +119,13 @@ class Knowledge:
         self._verification = Verification(kb.store)
 
     def warm(self) -> None:
-        """Open the store and answer one query, so that the first caller does not wait for it.
+        """Open the store and its encoder, so that the first caller does not wait for it.
 
         Raises:
             StorageUnavailableError: nothing is published yet.
             HeadwaterError: the store or its encoder cannot be opened.
         """
-        self._searcher().search("headwater", 1)
+        self._searcher().warm()
 
     def search(
         self,
@@ -271,6 +272,13 @@ class Knowledge:
             )
         return self._store
 
+    def _query_log(self) -> QueryLog | None:
+        wanted = self.kb.config.query_log
+        if not wanted.enabled:
+            return None
+        prune_log(self.kb.root, keep=wanted.keep, today=datetime.now(UTC).date())
+        return QueryLog(self.kb.root, text=wanted.text)
+
     def _sight(self, store: Store) -> Sight:
         with self._lock:
             if self._seeing is None:
@@ -282,7 +290,9 @@ class Knowledge:
             with self._lock:
                 if self._retriever is None:
                     self._opened()
-                    self._retriever = Retriever.open(self.kb.store, encoder=self._encoder)
+                    self._retriever = Retriever.open(
+                        self.kb.store, encoder=self._encoder, query_log=self._query_log()
+                    )
         return self._retriever
 
 
