@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -122,7 +122,7 @@ class QueryLog:
             log.warning("the query log cannot be written: %s: %s", self._folder, error.strerror)
 
     def _append(self, line: Asked) -> None:
-        data = json.dumps({"v": _VERSION, **asdict(line)}, separators=(",", ":")).encode() + b"\n"
+        data = json.dumps({"v": _VERSION, **vars(line)}, separators=(",", ":")).encode() + b"\n"
         path = self._folder / f"{line.at[:10]}.jsonl"
         # Not through the store's door: this is no part of it, and is not worth waiting for the disk.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
