@@ -32,6 +32,7 @@ from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
 from headwater.retrieval import Retriever
 from headwater.storage.claims import claimed
+from headwater.storage.manifest import FORMAT
 from headwater.storage.retired import write_retired
 from headwater.storage.runlog import RunLog
 from headwater.storage.store import Store
@@ -434,11 +435,12 @@ def test_a_run_that_was_overtaken_cannot_publish(base: Any) -> None:
 def test_a_newer_store_is_refused(base: Any) -> None:
     """A store that a newer headwater wrote is neither read nor written."""
     two_notes(base)
-    (base.root / "store" / "FORMAT").write_text('{"format": 2, "hash": "sha256"}\n')
+    stamp = {"format": FORMAT + 1, "hash": "sha256"}
+    (base.root / "store" / "FORMAT").write_text(json.dumps(stamp))
     before = base.published()
     for command in (["refresh"], ["search", "pump"]):
         shell = base.run(*command, check=6)
-        assert "format 2" in shell.stderr and "upgrade headwater" in shell.stderr
+        assert f"format {FORMAT + 1}" in shell.stderr and "upgrade headwater" in shell.stderr
     with pytest.raises(FormatError) as caught:
         Store.open(base.root / "store")
     three_parts(caught.value)

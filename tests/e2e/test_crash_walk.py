@@ -413,7 +413,9 @@ def test_the_kernel_sees_each_name_only_after_its_bytes(base: Any, tmp_path: Pat
     renames = [
         (at, Path(source), Path(target))
         for at, (name, source, target) in enumerate(calls)
+        # What a library renames among its own drafts is no name yet.
         if name == "rename" and Path(target).is_relative_to(root)
+        if not Path(target).is_relative_to(root / "tmp")
     ]
     targets = [target for _, _, target in renames]
     (current,) = [at for at, _, target in renames if target == root / "CURRENT"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -7,11 +8,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -27,6 +30,7 @@ from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.index import update_index
 from headwater.retrieval.lexical import analyzer_name
 from headwater.retrieval.lexical_writing import words_of
+from headwater.retrieval.snapshot_view import SnapshotView
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.manifest import Encoder, SourceState, child_of, format_time, parse_time
 from headwater.storage.runlog import RunLog, SourceRun
@@ -551,3 +555,126 @@ def test_searching_imports_nothing_heavy(base):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split(maxsplit=1) == ["5", "[]\n"]
+
+
+# --- two hundred publications -----------------------------------------------------------------
+
+
+class Asking:
+    """A thread that asks, and writes down every reply that is not of exactly one snapshot."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.failures: list[object] = []
+        self.seen = 0
+        self._retriever = retriever
+        self._last = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask_on)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+    def _ask_on(self) -> None:
+        while not self._stop.wait(0.005):
+            mode = ("hybrid", "dense", "lexical")[self.seen % 3]
+            try:
+                self._look(
+                    self._retriever.search("marker of generation", 5, mode=mode, sources=["docs"])
+                )
+            except Exception as error:  # noqa: BLE001
+                self.failures.append(error)
+            self.seen += 1
+
+    def _look(self, hits) -> None:
+        snapshots = {hit.snapshot for hit in hits}
+        told = {int(hit.text.split()[-1]) for hit in hits}
+        if len(hits) != 5 or len(snapshots) != 1 or told != {int(hits[0].snapshot[:8])}:
+            self.failures.append((snapshots, told))
+        elif hits[0].snapshot < self._last:
+            self.failures.append((self._last, hits[0].snapshot))
+        self._last = hits[0].snapshot
+
+
+def _publish_on(base, last: int) -> int:
+    """Publish up to a number from a process of its own, whose memory is not the reader's."""
+    child = os.fork()
+    if child:
+        return child
+    done = 1
+    try:
+        for number in range(2, last + 1):
+            changed = {f"docs/{n}": f"marker {n} of generation {number}" for n in range(5)}
+            base.commit({**changed, f"wiki/{number}": f"still water, but {number} again"})
+        done = 0
+    finally:
+        os._exit(done)
+
+
+@pytest.mark.slow
+def test_eight_threads_search_through_two_hundred_publications(base):
+    """No search fails, each is answered from one snapshot, and memory stays what it was."""
+    still = {f"wiki/{n}": f"still water number {n}" for n in range(600)}
+    base.commit({**still, **{f"docs/{n}": f"marker {n} of generation 1" for n in range(5)}})
+    publisher = _publish_on(base, 201)
+    early = 0
+    with base.open() as retriever:
+        asking = [Asking(retriever) for _ in range(8)]
+        while (number := base.store.current().seq) < 201:
+            if number >= 60 and not early:
+                early = _settled_size()
+            time.sleep(0.02)
+        assert os.waitpid(publisher, 0)[1] == 0
+        while retriever.snapshot != base.store.current_name():
+            time.sleep(0.01)
+        late = _settled_size()
+        for one in asking:
+            one.end()
+        assert retriever.search("marker of generation", 5)[0].text.endswith("generation 201")
+        gc.collect()
+        views = [found for found in gc.get_objects() if isinstance(found, SnapshotView)]
+        assert len(views) == 1 and len(retriever._views) == 0
+    assert [failure for one in asking for failure in one.failures] == []
+    assert min(one.seen for one in asking) > 20
+    assert late <= 1.1 * early
+
+
+def _settled_size() -> int:
+    """Bytes that this process holds, once what is garbage is gone."""
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+@pytest.mark.slow
+def test_twenty_rounds_of_churn_cost_no_recall_and_no_segments(tmp_path):
+    """A twentieth of the texts replaced in each of twenty rounds: what an exact scan finds is found."""
+    base = Base(tmp_path, dim=64)
+    rng = np.random.default_rng(11)
+    words = [f"w{n}" for n in range(400)]
+
+    def text() -> str:
+        return " ".join(rng.choice(words, 14))
+
+    count = 2000
+    base.commit({f"docs/{n}": text() for n in range(count)})
+    found, most = [], 0
+    with base.open() as retriever:
+        for turn in range(20):
+            start = turn * count // 20
+            base.commit({f"docs/{n}": text() for n in range(start, start + count // 20)})
+            segments = retriever.manifest.segments
+            most = max(most, len(segments))
+            assert sum(s.dead for s in segments) <= 0.25 * sum(s.rows for s in segments)
+        assert any(segment.graph for segment in retriever.manifest.segments)
+        texts = base.paragraphs()
+        vectors = base.twin.encode(texts)
+        for _ in range(100):
+            query = text()
+            exact = vectors @ base.twin.encode([query])[0]
+            bar = np.sort(exact)[-10]
+            hits = retriever.search(query, 10, mode="dense")
+            found += [hit.cosine >= bar - 1e-5 for hit in hits]
+    assert len(found) == 1000 and np.mean(found) >= 0.98
+    assert most <= 8

@@ -18,6 +18,7 @@ from headwater.errors import (
 )
 from headwater.storage.claims import claimed
 from headwater.storage.manifest import (
+    FORMAT,
     Gate,
     Manifest,
     SourceState,
@@ -217,8 +218,8 @@ def test_a_damaged_manifest_is_named(store):
 
 def test_a_newer_format_is_refused(store):
     """A store of the future is not read by guesswork."""
-    (store.root / "FORMAT").write_text('{"format": 2}')
-    with pytest.raises(FormatError, match="format 2"):
+    (store.root / "FORMAT").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(FormatError, match=f"format {FORMAT + 1}"):
         Store.open(store.root)
 
 
