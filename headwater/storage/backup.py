@@ -15,6 +15,7 @@ from headwater.storage.objects import EMBEDDINGS, ObjectEntry
 from headwater.storage.retention import needed_objects
 from headwater.storage.retired import FILE as RETIRED
 from headwater.storage.retired import parse_record, record_bytes
+from headwater.storage.stamp import raise_stamp, read_stamp
 from headwater.storage.store import Store
 
 _ERASED = "redactions/*"
@@ -74,6 +75,7 @@ def backup(
     # After the chain: it says all that the objects listed from there lack, and the copy says it too.
     retired = record_bytes(store.root)
     copy = Store.create(target)
+    raise_stamp(target, read_stamp(store.root))
     there = copy.current_name()
     if there is not None and there not in {manifest.name() for manifest in chain}:
         raise ConfigError(

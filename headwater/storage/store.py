@@ -6,7 +6,6 @@ Readers take no lock: they read CURRENT, check the manifest's hash and open immu
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,6 @@ from typing import Any
 
 from headwater.errors import (
     ConfigError,
-    FormatError,
     NotFoundError,
     ParentMovedError,
     PublicationStoppedError,
@@ -33,6 +31,7 @@ from headwater.storage.manifest import FORMAT, Manifest, format_time, from_json,
 from headwater.storage.objects import ObjectStore
 from headwater.storage.redactions import Redactions, read_redactions, redaction_names
 from headwater.storage.retired import UnindexedNames, expired_error, read_retired
+from headwater.storage.stamp import raise_stamp, read_stamp, write_stamp
 from headwater.storage.tables import with_counts
 from headwater.storage.tags import is_tag_name, read_tag, unknown_tag
 
@@ -61,12 +60,10 @@ class Store:
     @classmethod
     def create(cls, root: Path) -> Store:
         """Make an empty store, or open the one that is there."""
-        path = root / "FORMAT"
-        if not path.exists():
+        if not (root / "FORMAT").exists():
             for folder in ("objects", "snapshots", "runs", "tmp", "claims"):
                 files.make_folder(root / folder)
-            stamp = {"format": FORMAT, "hash": "sha256"}
-            files.replace(path, (json.dumps(stamp) + "\n").encode(), tmp=root / "tmp")
+            write_stamp(root)
         return cls.open(root)
 
     @classmethod
@@ -77,27 +74,7 @@ class Store:
             NotFoundError: the folder holds no store.
             FormatError: a newer headwater wrote it.
         """
-        try:
-            data = (root / "FORMAT").read_bytes()
-        except OSError:
-            raise NotFoundError(
-                "There is no store here yet", obj=str(root), todo="run 'headwater refresh'"
-            ) from None
-        try:
-            found = int(json.loads(data)["format"])
-        except (ValueError, KeyError, TypeError):
-            raise FormatError(
-                "FORMAT is damaged",
-                obj=str(root / "FORMAT"),
-                todo=f'it must hold {{"format": {FORMAT}, "hash": "sha256"}}: write that, then '
-                "run 'headwater verify'",
-            ) from None
-        if found > FORMAT:
-            raise FormatError(
-                f"The store has format {found}; this headwater reads up to {FORMAT}",
-                obj=str(root),
-                todo="upgrade headwater",
-            )
+        read_stamp(root)
         return cls(root)
 
     # --- reading ------------------------------------------------------------------------------
@@ -294,7 +271,12 @@ class Store:
 
         Returns:
             its name, with which it can be opened, searched and published.
+
+        Raises:
+            BusyError: the store's format must be raised, and its lock is held for a minute.
+            StorageUnavailableError: the disk is full or read-only.
         """
+        raise_stamp(self.root, manifest.format)
         name = manifest.name()
         path = self.root / "snapshots" / f"{name}.json"
         if not path.exists():
@@ -434,6 +416,8 @@ class Store:
             cause="rollback",
             sources=sources,
             restores=restores,
+            # Written with the fields of today, whatever the old one had.
+            format=FORMAT,
         )
         detail = {"restores": restores, **({"hold": list(hold)} if hold else {})}
         self.publish(self.write_candidate(manifest), detail=detail)
