@@ -1,12 +1,16 @@
 """What the documents say is what the code does."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from headwater import config
 from headwater.errors import EXIT_CODES
+from headwater.retrieval.lexical import KINDS as LEXICAL
+from headwater.storage.manifest import FORMAT, Encoder, Gate, Manifest, Segment, SourceState
+from headwater.storage.objects import ObjectEntry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -70,4 +74,15 @@ def test_the_format_names_every_kind_of_object():
     text = (ROOT / "docs" / "format.md").read_text("utf-8")
     sources = "\n".join(p.read_text("utf-8") for p in (ROOT / "headwater").rglob("*.py"))
     kinds = set(re.findall(r"\"([a-z]+\.(?:parquet|arrow|hnsw|u32|f32|xml|bin))\"", sources))
-    assert kinds and {kind for kind in kinds if kind not in text} == set()
+    assert kinds and {kind for kind in (*kinds, *LEXICAL) if f"`{kind}`" not in text} == set()
+
+
+@pytest.mark.parametrize("value", [Manifest, Segment, Encoder, SourceState, Gate, ObjectEntry])
+def test_the_format_shows_every_field_of_a_manifest(value):
+    """A field that the code writes stands in the example, and the example names today's format."""
+    page = (ROOT / "docs" / "format.md").read_text("utf-8")
+    (example,) = re.findall(r"## snapshots/.*?```json\n(.*?)```", page, flags=re.DOTALL)
+    shown = set(re.findall(r"\"(\w+)\":", example))
+    assert {field.name for field in fields(value)} - shown == set()
+    assert f'"format": {FORMAT},' in example and f"format {FORMAT}\n" in page[:40]
+    assert f"| {FORMAT} | " in page

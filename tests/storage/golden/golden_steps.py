@@ -149,7 +149,7 @@ class Golden:
         self.remember(feed)
 
     def remember(self, feed: list[Change]) -> None:
-        """Hold what is served now against the store, and keep it for expected.json."""
+        """Hold what is served now against the store, and keep it for format-<n>.json."""
         current = self.store.resolve(None)
         self.pasts[current.seq] = {s: dict(texts) for s, texts in self.served.items()}
         self.feeds[current.seq] = sorted(feed, key=lambda change: change[1:3])
@@ -322,7 +322,7 @@ def _live(store: Store, name: str) -> list[list[str]]:
 
 
 def hashed(served: dict[str, dict[str, str]]) -> list[list[str]]:
-    """Live documents as expected.json lists them: source, key, SHA-256 of the text."""
+    """Live documents as format-<n>.json lists them: source, key, SHA-256 of the text."""
     return sorted(
         [s, key, sha256(text)] for s, texts in served.items() for key, text in texts.items()
     )

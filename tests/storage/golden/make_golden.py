@@ -1,8 +1,8 @@
-"""Makes the golden store of format 1, by hand: python tests/storage/golden/make_golden.py.
+"""Makes the golden store of today's format, by hand: python tests/storage/golden/make_golden.py.
 
 Everything docs/format.md names, by real refreshes of real sources with the model-free twin. Each
 step says by hand what a reader must see afterwards; the program stops where the store disagrees, and
-writes what was said to expected.json. Run names, wall-clock times and process numbers are new each
+writes what was said to format-<n>.json. Run names, wall-clock times and process numbers are new each
 time, so a golden store is never made over: remove the folder first, and know why.
 """
 
@@ -26,16 +26,17 @@ from headwater.retrieval.embedding import HashEmbedder
 from headwater.storage.audit import AuditLog
 from headwater.storage.files import remove_tree
 from headwater.storage.lineage import document_history
+from headwater.storage.manifest import FORMAT
 from headwater.storage.sql import run_sql
 
 HERE = Path(__file__).parent
-GOLDEN, EXPECTED = HERE / "format-1", HERE / "expected.json"
+GOLDEN, EXPECTED = HERE / f"format-{FORMAT}", HERE / f"format-{FORMAT}.json"
 
 QUESTIONS = "select source, key, labels, chars from documents order by source, key"
 
 
 def expectations(golden: Golden) -> dict[str, Any]:
-    """Everything expected.json says."""
+    """Everything format-<n>.json says."""
     store = golden.store
     manifests = {m.seq: m for m in store.chain()}
     retired = json.loads((store.root / "retired.json").read_bytes())["snapshots"]
@@ -49,7 +50,7 @@ def expectations(golden: Golden) -> dict[str, Any]:
     opened = [s["seq"] for s in snapshots if not s["expired"]]
     current = store.resolve(None)
     return {
-        "format": 1,
+        "format": FORMAT,
         "snapshots": snapshots,
         "current": current.name(),
         "tags": {"reviewed": manifests[4].name()},
@@ -75,6 +76,12 @@ def expectations(golden: Golden) -> dict[str, Any]:
             _search(golden, "3", "how many boats in the upper basin"),
             _search(golden, "reviewed", "the lamp on the pier"),
         ],
+        "worded": [
+            _worded(golden, None, "boats upper basin"),
+            _worded(golden, "3", "six boats"),
+            _worded(golden, "reviewed", "a lamp on the pier"),
+            _worded(golden, None, "crane"),
+        ],
         "actions": [entry.action for entry in AuditLog(store.root).entries()],
         "outcomes": sorted(
             json.loads(line)["outcome"]
@@ -94,9 +101,23 @@ def _search(golden: Golden, as_of: str | None, query: str) -> dict[str, Any]:
     best = np.argsort(-scores)[:5]
     hits = [[sha256(texts[i]), round(float(scores[i]), 5)] for i in best]
     with Retriever.open(golden.root) as retriever:
-        found = [[sha256(h.text), round(h.score, 5)] for h in retriever.search(query, as_of=as_of)]
+        nearest = retriever.search(query, as_of=as_of, mode="dense")
+    found = [[sha256(hit.text), round(hit.score, 5)] for hit in nearest]
     assert [h for h, _ in found] == [h for h, _ in hits], (found, hits)
     return {"as_of": as_of, "query": query, "vector": vector.tobytes().hex(), "hits": hits}
+
+
+def _worded(golden: Golden, as_of: str | None, query: str) -> dict[str, Any]:
+    """What a search for words finds: every text that holds one of them, and no other."""
+    with Retriever.open(golden.root) as retriever:
+        hits = retriever.search(query, 50, as_of=as_of, mode="lexical")
+    rows = run_sql(golden.store, "select distinct text from chunks", as_of=as_of).to_pylist()
+    # Words of these queries that no rule of English changes, and that no list of common ones has.
+    words = [word for word in query.split() if word in ("basin", "lamp", "pier", "crane", "six")]
+    holding = {r["text"] for r in rows if any(re.search(rf"\b{w}\b", r["text"]) for w in words)}
+    assert holding <= {hit.text for hit in hits}, (query, holding)
+    listed = [[sha256(hit.text), round(hit.score, 5)] for hit in hits]
+    return {"as_of": as_of, "query": query, "hits": listed}
 
 
 def make(root: Path) -> dict[str, Any]:
@@ -123,7 +144,7 @@ def make(root: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Make the golden store and expected.json, unless they are there."""
+    """Make the golden store and what it must say, unless they are there."""
     if GOLDEN.exists():
         print(f"{GOLDEN} is there; it must open for ever, so it is not made over", file=sys.stderr)
         return 1
