@@ -2,7 +2,7 @@
 
 What is asked follows the step: the golden queries of the knowledge base, a bounded number of
 questions about what changed, and the graphs that are new. Nothing reads all texts; the vectors are
-gone through once, for all questions together.
+gone through once for each kind of question, and the words are asked as one index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from headwater.flows.delta import Live, text_delta
 from headwater.flows.encoding import Encoding
 from headwater.flows.index_build import same_space
 from headwater.retrieval.encoders import open_query_encoder
-from headwater.retrieval.index_probe import graph_recall, nearest_texts, text_vectors
+from headwater.retrieval.fusion import fused
+from headwater.retrieval.index_probe import (
+    graph_recall,
+    nearest_texts,
+    served_among,
+    text_vectors,
+    worded_texts,
+)
+from headwater.retrieval.lexical import analyzer
 from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.segments import hash_array
 from headwater.storage.changes import Changes
@@ -34,6 +42,8 @@ from headwater.validation.golden import GoldenQuery
 from headwater.validation.quality import Outcome
 
 _K = 10
+_DEPTH = 100
+"""Candidates of either half of a golden query, as a hybrid search has at least."""
 _OPENING = 300
 """Characters. Of pages of one kind (tables of releases, proposals with one template), the first 80 told
 15 to 20 of 20 from all others, 240 told 20 of 20 with the real model and 18 with the model-free twin."""
@@ -109,6 +119,8 @@ def quality_gates(
         outcomes = _new_outcomes(candidate, openings, about_new)
         share, severity = gates.change_recall, gates.change_severity
         found.append(quality.new_text_found(outcomes, share=share, severity=severity, k=_K))
+        if outcomes := _worded_outcomes(candidate, openings):
+            found.append(quality.new_words_found(outcomes, share=share, severity=severity, k=_K))
     if outcomes := _old_outcomes(candidate, gates.change_queries):
         found.append(quality.old_text_gone(outcomes, severity=gates.old_text_severity))
     bar = gates.graph_recall
@@ -192,22 +204,39 @@ def _new_outcomes(
     ]
 
 
+def _worded_outcomes(candidate: Candidate, openings: Sequence[_Opening]) -> list[Outcome]:
+    """Whether new texts are found by the words of their opening; one without a word is not asked."""
+    queries = [one.query for one in openings]
+    hits = worded_texts(candidate.objects, candidate.manifest, queries, _K)
+    return [
+        Outcome(one.document, not one.texts.isdisjoint(found))
+        for one, found in zip(openings, hits, strict=True)
+        if analyzer(candidate.manifest.lexical).analyze(one.query)
+    ]
+
+
 def _old_outcomes(candidate: Candidate, count: int) -> list[Outcome]:
-    """Whether some of the texts that ceased to be are found by their own vectors."""
+    """Whether some of the texts that ceased to be are found, by their own vectors or words.
+
+    Nothing is nearer to a text's vector than the text: it is found if a row that is not dead holds
+    it, and no scan has to say so.
+    """
     parent, objects = candidate.parent, candidate.objects
     segments = same_space(parent, candidate.encoding)
     leaves = any(c.changed or c.removed for c in candidate.changes)
     if not segments or not leaves or not count:
         return []
-    gone = text_delta(candidate.pairs, candidate.changes, candidate.live).removed[:count]
-    vectors = text_vectors(objects, segments, gone)
-    if not vectors:
+    removed = text_delta(candidate.pairs, candidate.changes, candidate.live).removed[:count]
+    gone = list(text_vectors(objects, segments, removed))
+    if not gone:
         return []
-    queries = np.stack(list(vectors.values()))
-    hits = nearest_texts(objects, candidate.manifest.segments, queries, _K)
+    still = served_among(objects, candidate.manifest.segments, gone)
+    said = _said(candidate, set(gone))
+    queries = [opening(*said[text]) if text in said else "" for text in gone]
+    hits = worded_texts(objects, candidate.manifest, queries, _K)
     return [
-        Outcome(f"text {text.hex()[:12]}", text not in found)
-        for text, found in zip(vectors, hits, strict=True)
+        Outcome(f"text {text.hex()[:12]}", text not in still and text not in found)
+        for text, found in zip(gone, hits, strict=True)
     ]
 
 
@@ -259,17 +288,25 @@ def _expected(candidate: Candidate, moved: _Moved, one: GoldenQuery) -> set[byte
 def _golden_hits(
     candidate: Candidate, moved: _Moved, golden: Sequence[GoldenQuery], queries: np.ndarray
 ) -> list[list[bytes]]:
-    """The nearest texts to each query; those of one source, where it names one."""
+    """What a hybrid search finds for each query; of one source, where it names one."""
     objects, segments = candidate.objects, candidate.manifest.segments
     hits: list[list[bytes]] = [[] for _ in golden]
     for source in {one.source for one in golden}:
         places = [place for place, one in enumerate(golden) if one.source == source]
-        k = max(golden[place].k for place in places)
+        depth = max(_DEPTH, *(2 * golden[place].k for place in places))
         allowed = None if source is None else _source_texts(candidate, moved, source)
-        found = nearest_texts(objects, segments, queries[places], k, allowed=allowed)
-        for place, texts in zip(places, found, strict=True):
-            hits[place] = texts
+        near = nearest_texts(objects, segments, queries[places], depth, allowed=allowed)
+        asked = [golden[place].query for place in places]
+        worded = worded_texts(objects, candidate.manifest, asked, depth, allowed=allowed)
+        for place, orders in zip(places, zip(near, worded, strict=True), strict=True):
+            hits[place] = _fused(orders)
     return hits
+
+
+def _fused(orders: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """One order from both, as readers get it: what scores alike stands as it does by meaning."""
+    scores = fused(orders)
+    return sorted(scores, key=lambda text: -scores[text])
 
 
 def _source_texts(candidate: Candidate, moved: _Moved, source: str) -> np.ndarray:

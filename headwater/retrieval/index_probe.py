@@ -2,7 +2,7 @@
 
 A reader also needs to know which documents hold a text, and reads the tables of the whole snapshot
 for it. A gate knows the texts that it asks for, so the segments alone will do: one pass over their
-vectors for all questions together, a product of two matrices.
+vectors for all questions together, a product of two matrices; and their words, opened as one index.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import numpy as np
 
 from headwater.retrieval.graphs import RECALL_AT, open_graph
 from headwater.retrieval.index import alive_rows
+from headwater.retrieval.lexical import open_lexical, parts_of
 from headwater.retrieval.segments import find, hash_array, open_vectors
-from headwater.storage.manifest import Segment
+from headwater.retrieval.word_search import WordIndex
+from headwater.storage.manifest import Manifest, Segment
 from headwater.storage.objects import ObjectStore
 
 _BLOCK = 8192
@@ -69,6 +71,64 @@ def _best(
     keep = min(k, len(rows))
     places = np.argpartition(-scores, keep - 1, axis=1)[:, :keep]
     return [(scores[query, at], rows[at]) for query, at in enumerate(places)]
+
+
+def worded_texts(
+    objects: ObjectStore,
+    manifest: Manifest,
+    queries: Sequence[str],
+    k: int,
+    *,
+    allowed: np.ndarray | None = None,
+) -> list[list[bytes]]:
+    """The hashes of the `k` live texts that share words with each query, best first by BM25.
+
+    Args:
+        objects: where the segments are.
+        manifest: of a candidate whose segments have words.
+        queries: any texts; one without a word finds nothing.
+        k: how many at most.
+        allowed: void[32] (n,), sorted: only these texts; None for all.
+
+    Raises:
+        CorruptObjectError: a file of a segment is missing or damaged.
+    """
+    if not manifest.segments or not queries:
+        return [[] for _ in queries]
+    hashes, masks, parts, firsts = [], [], [], []
+    first = 0
+    for segment in manifest.segments:
+        hashes.append(open_vectors(objects, segment.vectors, deep=False).hashes)
+        masks.append(alive_rows(objects, segment))
+        for part in parts_of(segment):
+            parts.append(part)
+            firsts.append(first)
+            first += part[0].rows
+    names, mask = np.concatenate(hashes), np.concatenate(masks)
+    if allowed is not None:
+        mask &= find(allowed, names) >= 0
+    words = WordIndex(open_lexical(objects, parts, name=manifest.lexical), manifest.lexical, firsts)
+    found = (words.search(query, k, mask) for query in queries)
+    return [[names[row].tobytes() for row, _ in one] for one in found]
+
+
+def served_among(
+    objects: ObjectStore, segments: Sequence[Segment], texts: Sequence[bytes]
+) -> set[bytes]:
+    """Those of `texts` that a row which is not dead holds: what a search by their own vector finds.
+
+    Raises:
+        CorruptObjectError: a file of a segment is missing or damaged.
+    """
+    wanted = np.unique(hash_array(texts))
+    found: set[bytes] = set()
+    for segment in segments:
+        places = find(open_vectors(objects, segment.vectors, deep=False).hashes, wanted)
+        alive = alive_rows(objects, segment)
+        kept = places >= 0
+        kept[kept] = alive[places[kept]]
+        found.update(name.tobytes() for name in wanted[kept])
+    return found
 
 
 def text_vectors(

@@ -12,6 +12,7 @@ from headwater.storage.manifest import Gate
 
 GOLDEN_GATE = "golden-queries"
 CHANGE_GATE = "new-text-found"
+WORDS_GATE = "new-words-found"
 OLD_TEXT_GATE = "old-text-gone"
 GRAPH_GATE = "graph-recall"
 
@@ -54,8 +55,14 @@ def new_text_found(outcomes: Sequence[Outcome], *, share: float, severity: str, 
     )
 
 
+def new_words_found(outcomes: Sequence[Outcome], *, share: float, severity: str, k: int) -> Gate:
+    """The same of a search for the words of the opening."""
+    what = f"new texts are among the {k} that share most words with their opening"
+    return _share(WORDS_GATE, outcomes, share, severity, what)
+
+
 def old_text_gone(outcomes: Sequence[Outcome], *, severity: str) -> Gate:
-    """Whether no search finds a text that the candidate no longer holds."""
+    """Whether no search, by meaning or by words, finds a text that the candidate no longer holds."""
     return _share(OLD_TEXT_GATE, outcomes, 1.0, severity, "old texts are found no more")
 
 

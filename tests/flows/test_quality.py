@@ -19,12 +19,16 @@ from headwater.flows.quality import Candidate, opening, quality_gates
 from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import Record
+from headwater.retrieval import Retriever
 from headwater.retrieval.embedding import HashEmbedder
+from headwater.retrieval.lexical_writing import words_of
 from headwater.retrieval.normalisation import normalise
+from headwater.retrieval.segments import open_vectors
 from headwater.storage.manifest import Gate
 from headwater.storage.store import Store
 
-GATES = {"golden-queries", "new-text-found", "old-text-gone", "graph-recall"}
+NEW = {"new-text-found", "new-words-found"}
+GATES = {"golden-queries", *NEW, "old-text-gone", "graph-recall"}
 
 
 class Counting(HashEmbedder):
@@ -188,10 +192,10 @@ def test_a_wrong_golden_file_is_refused_before_anything_is_pulled(world):
 def test_new_texts_are_asked_for_and_old_ones_are_gone(world):
     """An edit asks both questions; an addition only the first, a deletion only the second."""
     world.put(one="A pump lifts water.", two="A gate holds it back.")
-    assert set(gates(world.refresh())) == {"new-text-found"}
+    assert set(gates(world.refresh())) == NEW
     world.put(one="A pump lifts oil.", two="A gate holds it back.")
     found = gates(world.refresh())
-    assert set(found) == {"new-text-found", "old-text-gone"}
+    assert set(found) == {*NEW, "old-text-gone"}
     assert all(gate.passed for gate in found.values())
     world.put(one="A pump lifts oil.")
     assert set(gates(world.refresh())) == {"old-text-gone"}
@@ -216,8 +220,73 @@ def test_an_index_that_was_not_brought_forward_fails_both_questions(world, monke
     settings = config.load(world.root).config
     found = {g.name: g for g in quality_gates(stale, golden=(), config=settings)}
     assert not found["new-text-found"].passed and "a/one" in found["new-text-found"].detail
+    assert not found["new-words-found"].passed and "a/one" in found["new-words-found"].detail
     assert not found["old-text-gone"].passed
     assert found["old-text-gone"].severity == "critical"
+
+
+def test_words_under_the_wrong_rows_are_found_out(world, monkeypatch):
+    """An index of words that is whole, and of other rows than its segment: only words tell."""
+    seen: list[Candidate] = []
+
+    def spy(candidate: Candidate, **rest: Any) -> tuple[Gate, ...]:
+        seen.append(candidate)
+        return quality_gates(candidate, **rest)
+
+    monkeypatch.setattr(draft, "quality_gates", spy)
+    names = [
+        "amber",
+        "basalt",
+        "cedar",
+        "dune",
+        "ember",
+        "fjord",
+        "glade",
+        "heath",
+        "islet",
+        "jetty",
+        "kelp",
+        "lagoon",
+    ]
+    world.put(**{name: f"The {name} is seen from the {name} tower." for name in names})
+    world.refresh()
+    (good,) = seen
+    (segment,) = good.manifest.segments
+    words = words_of(good.objects, good.manifest)
+    assert words is not None
+    hashes = open_vectors(good.objects, segment.vectors).hashes
+    turned = replace(segment, lexical=words.write(np.roll(hashes, 1)))
+    wrong = replace(good, manifest=replace(good.manifest, segments=(turned,)))
+    settings = config.load(world.root).config
+    monkeypatch.setattr("headwater.flows.quality._K", 1)
+    found = {g.name: g for g in quality_gates(wrong, golden=(), config=settings)}
+    assert found["new-text-found"].passed and not found["new-words-found"].passed
+    found = {g.name: g for g in quality_gates(good, golden=(), config=settings)}
+    assert found["new-text-found"].passed and found["new-words-found"].passed
+
+
+def test_a_golden_query_is_asked_as_a_reader_asks(world):
+    """For its words as well as its meaning: the twin's vectors know no endings, words do."""
+    texts = {f"d{n}": f"Fault {n} of the pump is told by a lamp, number {n}." for n in range(60)}
+    texts["code"] = "A valve sticks where the water is hard and the winters are long."
+    world.golden("- {query: sticking valves, expect: code, k: 1}\n")
+    world.put(**texts)
+    report = world.refresh()
+    assert report.published and gates(report)["golden-queries"].passed
+    with Retriever.open(world.root) as retriever:
+        (near,) = retriever.search("sticking valves", 1, mode="dense")
+        (both,) = retriever.search("sticking valves", 1)
+    assert (near.key == "code", both.key) == (False, "code")
+    world.put(**{**texts, "code": "A tap drips where the water is hard and the winters are long."})
+    report = world.refresh()
+    assert not report.published and not gates(report)["golden-queries"].passed
+
+
+def test_texts_without_a_word_are_not_asked_by_words(world):
+    """A run of characters that is too long for a word has none, and is no fault of the index."""
+    world.put(one="水" * 60 + "。", two="🚢 🚢 🚢")
+    found = gates(world.refresh())
+    assert set(found) == {"new-text-found"} and found["new-text-found"].passed
 
 
 ALIKE = (
@@ -271,7 +340,7 @@ def test_a_text_that_comes_back_is_asked_for_without_a_model(world):
     report = world.refresh()
     assert report.published and report.embedded == 0 and world.model.opened == 0
     assert all(gate.passed for gate in gates(report).values())
-    assert set(gates(report)) == {"new-text-found", "old-text-gone"}
+    assert set(gates(report)) == {*NEW, "old-text-gone"}
 
 
 def test_questions_about_the_change_can_be_switched_off(world):
