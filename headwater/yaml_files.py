@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from headwater.errors import ConfigError
+
+_SECRET: Final = re.compile(r"(?i)key|token|secret|passw|dsn|url|header|auth")
+"""Of the names of settings."""
 
 
 def read_yaml(data: bytes, *, name: str) -> tuple[Any, yaml.Node | None]:
@@ -76,5 +80,7 @@ def _explain(item: Any, node: yaml.Node | None, name: str, known: list[str]) -> 
     elif item["type"] == "missing":
         message = "this key is required"
     given = item.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
+    # What stands there may be the key itself, in a line that many will see.
+    told = isinstance(given, str | int | float | bool) and not _SECRET.search(key)
+    shown = f", got {given!r}" if told else ""
     return f"{name}:{line_of(node, loc)}: {key}: {message}{shown}"

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from headwater.config.answering import AnswersConfig
 from headwater.config.building import ChunkingConfig, GatesConfig, IndexConfig
-from headwater.config.embedding import EmbeddingConfig
+from headwater.config.embedding import EmbeddingConfig, EmbeddingEndpoint
 from headwater.config.endpoints import EndpointConfig
 from headwater.config.fields import NAME, Duration, Model, Texts, format_duration, parse_duration
 from headwater.config.keeping import DatasetConfig, ErasureConfig, RetentionConfig
@@ -51,6 +51,7 @@ __all__ = [
     "DocumentsConfig",
     "Duration",
     "EmbeddingConfig",
+    "EmbeddingEndpoint",
     "EndpointConfig",
     "ErasureConfig",
     "GatesConfig",
@@ -103,7 +104,7 @@ class Config(Model):
 _MODELS: tuple[type[Model], ...] = (
     *(Config, ChunkingConfig, IndexConfig, GatesConfig, DatasetConfig, Schedule, DeletionGuard),
     *(Pagination, RetentionConfig, ServingConfig, ServingKey, QueryLogConfig),
-    *(EmbeddingConfig, EndpointConfig, AnswersConfig),
+    *(EmbeddingConfig, EmbeddingEndpoint, EndpointConfig, AnswersConfig),
     *BUILT_IN.values(),
 )
 """Whose fields are suggested for an unknown key."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from headwater import __version__
 from headwater.config import KnowledgeBase
-from headwater.flows.encoding import Encoding
+from headwater.flows.encoding import Encoding, canary_gates
 from headwater.flows.index_build import Work, build_index, same_space
 from headwater.flows.quality import Candidate, quality_gates
 from headwater.flows.texts import Cutter, cut_contents
@@ -118,7 +118,8 @@ def build_draft(
         ModelError: the model is not the one the vectors were made with.
     """
     # Opened at most once, for the texts and for the questions that the gates ask.
-    encoding = replace(encoding, embedder=cache(encoding.embedder))
+    embedder = cache(encoding.embedder)
+    encoding = replace(encoding, embedder=embedder)
     with ThreadPoolExecutor(1) as ahead:
         # The one thing whose cost grows with the store; meanwhile the new texts are cut.
         reading = ahead.submit(chunk_pairs, objects, step.parent.chunks if step.parent else ())
@@ -177,6 +178,8 @@ def build_draft(
             embedded=built.embedded,
         )
         asked = quality_gates(candidate, golden=step.golden, config=kb.config)
+        if embedder.cache_info().currsize:
+            asked += canary_gates(objects, encoding.encoder, embedder())
         manifest = replace(manifest, gates=(*manifest.gates, *asked))
     return Draft(manifest, built.embedded, checks)
 

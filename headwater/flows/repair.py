@@ -19,9 +19,9 @@ import numpy as np
 from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, HeadwaterError
 from headwater.flows.draft import put_rows
-from headwater.flows.encoding import EncodingOpener, cutter_of, export_again, open_encoding
+from headwater.flows.encoding import LOCAL, EncodingOpener, export_again, open_encoding
 from headwater.flows.reindex import renew_indexes
-from headwater.flows.texts import cut_contents, embed_missing
+from headwater.flows.texts import cut_contents, cutter_of, embed_missing
 from headwater.retrieval.graphs import build_graph
 from headwater.retrieval.index import alive_rows
 from headwater.retrieval.lexical import KINDS as LEXICAL
@@ -259,7 +259,7 @@ def _encoder(
     kb: KnowledgeBase, objects: ObjectStore, entry: ObjectEntry, manifest: Manifest
 ) -> Iterator[ObjectEntry]:
     """The same model, exported again."""
-    if manifest.encoder is not None and manifest.encoder.backend == "openvino":
+    if manifest.encoder is not None and manifest.encoder.backend in LOCAL:
         yield from export_again(manifest.encoder, objects, root=kb.root).files.values()
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from headwater.retrieval.chunking import Chunk, chunk
+from headwater.config import KnowledgeBase
+from headwater.retrieval.chunking import CHUNKER_ID, Chunk, chunk
 from headwater.retrieval.embedding import Embedder
 from headwater.retrieval.normalisation import normalise, text_hash
 from headwater.retrieval.tokens import Tokenizer
 from headwater.storage.embedding_merge import merge_embeddings
 from headwater.storage.embeddings import EmbeddingCache
 from headwater.storage.lookup import rows_with
-from headwater.storage.manifest import Manifest
+from headwater.storage.manifest import Encoder, Manifest
 from headwater.storage.objects import ObjectStore
 from headwater.storage.tables import CHUNKS, CONTENTS
 
@@ -42,6 +43,45 @@ class Cutter:
             max_tokens=self.max_tokens,
             min_tokens=self.min_tokens,
         )
+
+
+def cutter_for(kb: KnowledgeBase, encoder: Encoder, tokenizer: bytes) -> Cutter:
+    """What cuts for an encoder, as the configuration has it.
+
+    Args:
+        kb: says how large a chunk may be.
+        encoder: how long a text the model reads.
+        tokenizer: its `tokenizer.json`.
+    """
+    low, limit = _limits(kb, encoder)
+    return Cutter(Tokenizer(tokenizer), limit, low, cutter_name(kb, encoder))
+
+
+def cutter_name(kb: KnowledgeBase, encoder: Encoder) -> str:
+    """What tells the chunks of one cutter from those of another."""
+    low, limit = _limits(kb, encoder)
+    mark = encoder.fingerprint
+    if encoder.backend == "openai" and "tokenizer" in encoder.files:
+        # Elsewhere the space knows its tokenizer; this one may be exchanged without the model.
+        mark = encoder.files["tokenizer"].sha256
+    return f"{CHUNKER_ID}:{low}-{limit}:{mark[:16]}"
+
+
+def cutter_of(manifest: Manifest, objects: ObjectStore) -> Cutter | None:
+    """The cutter that made a snapshot's chunks, or None when this version cannot cut like it."""
+    chunker, _, rest = manifest.chunker.partition(":")
+    low, _, limit = rest.partition(":")[0].partition("-")
+    if chunker != CHUNKER_ID or manifest.encoder is None or not (low.isdigit() and limit.isdigit()):
+        return None
+    tokenizer = objects.path(manifest.encoder.files["tokenizer"]).read_bytes()
+    return Cutter(Tokenizer(tokenizer), int(limit), int(low), manifest.chunker)
+
+
+def _limits(kb: KnowledgeBase, encoder: Encoder) -> tuple[int, int]:
+    """The smallest and largest chunk, in tokens."""
+    wanted = kb.config.chunking
+    limit = min(wanted.max_tokens or encoder.max_tokens, encoder.max_tokens)
+    return min(wanted.min_tokens, limit // 2), limit
 
 
 def cut_contents(contents: Mapping[bytes, str], cutter: Cutter) -> tuple[pa.Table, pa.Table]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from headwater.errors import ModelError
 from headwater.storage.manifest import Encoder
 from headwater.storage.objects import ObjectEntry, ObjectStore
 
 if TYPE_CHECKING:
-    from headwater.retrieval.encoder import TextEncoder
+    from headwater.retrieval.encoder import TextEncoder, Vectors
+
+_RETRIES: Final = 1
+"""Of a query's request: whoever searches waits for it."""
 
 Opener = Callable[[Encoder, ObjectStore], "TextEncoder"]
 
@@ -57,6 +63,58 @@ def _hash(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
     return HashEmbedder(dim=encoder.dim)
 
 
+def _sentence_transformers(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
+    from headwater.retrieval.embedding import SentenceTransformersEmbedder
+    from headwater.retrieval.models import resolve
+    from headwater.retrieval.space import space_of
+
+    # A relative path of a model is one from the folder in which the store lies.
+    folder = resolve(encoder.model, root=objects.root.parent.parent)
+    space = space_of(folder, model=encoder.model)
+    opened = SentenceTransformersEmbedder(folder, space)
+    _require_same(opened, encoder, objects)
+    return opened.with_prompt(encoder.query_prompt)
+
+
+def _openai(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
+    from headwater.config import EmbeddingEndpoint
+    from headwater.retrieval.embedding.endpoint import EndpointEmbedder
+    from headwater.retrieval.space import space_in
+
+    told = json.loads(objects.path(_file(encoder, "endpoint")).read_bytes())
+    endpoint = EmbeddingEndpoint.model_validate({**told, "retries": _RETRIES})
+    tokenizer = objects.path(_file(encoder, "tokenizer")).read_bytes()
+    opened = EndpointEmbedder(endpoint, space_in(encoder), tokenizer)
+    _require_same(opened, encoder, objects)
+    expecting = opened.expecting(stored_canary(encoder, objects))
+    return expecting.with_prompt(encoder.query_prompt)
+
+
+def _require_same(opened: TextEncoder, encoder: Encoder, objects: ObjectStore) -> None:
+    """Refuse a model that changed under its name since the snapshot was built."""
+    from headwater.retrieval.embedding import agreement, canary_vectors, least_agreement
+
+    found = agreement(canary_vectors(opened), stored_canary(encoder, objects))
+    # "not >=" also refuses a NaN.
+    if not found >= least_agreement(encoder.backend):
+        raise ModelError(
+            f"The model gives other vectors than the snapshot holds (cosine {found:.5f})",
+            obj=encoder.model,
+            todo="restore it, or build the index anew with: headwater refresh --new-model",
+        )
+
+
+def stored_canary(encoder: Encoder, objects: ObjectStore) -> Vectors:
+    """What the model said of the canary texts when the store was built: float32 (texts, dim).
+
+    Raises:
+        ModelError: the snapshot has no such file.
+        CorruptObjectError: it is missing or damaged.
+    """
+    data = objects.path(_file(encoder, "canary")).read_bytes()
+    return np.frombuffer(data, "<f4").reshape(-1, encoder.dim)
+
+
 def _file(encoder: Encoder, role: str) -> ObjectEntry:
     try:
         return encoder.files[role]
@@ -68,5 +126,10 @@ def _file(encoder: Encoder, role: str) -> ObjectEntry:
         ) from None
 
 
-OPENERS: dict[str, Opener] = {"openvino": _openvino, "hash": _hash}
+OPENERS: dict[str, Opener] = {
+    "openvino": _openvino,
+    "sentence-transformers": _sentence_transformers,
+    "openai": _openai,
+    "hash": _hash,
+}
 """Backend name, as in `Encoder.backend`, to what opens it."""

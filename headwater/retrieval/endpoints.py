@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from headwater.config import EndpointConfig, expand
@@ -22,14 +23,18 @@ def endpoint_client(endpoint: EndpointConfig) -> OpenAI:
         from openai import DefaultHttpxClient, OpenAI
     except ImportError:
         raise MissingExtraError.of("openai", "openai") from None
-    return OpenAI(
+    # A redirect could carry questions, and the key, to somebody else.
+    connections = DefaultHttpxClient(follow_redirects=False)
+    client = OpenAI(
         base_url=endpoint.url,
         api_key=_key(endpoint) or "none",
         timeout=endpoint.timeout.total_seconds(),
         max_retries=endpoint.retries,
-        # A redirect could carry questions, and the key, to somebody else.
-        http_client=DefaultHttpxClient(follow_redirects=False),
+        http_client=connections,
     )
+    # Whoever searches has an encoder, and nothing to close it with.
+    weakref.finalize(client, connections.close)
+    return client
 
 
 def _key(endpoint: EndpointConfig) -> str:

@@ -53,6 +53,15 @@ def exported_files(folder: Path) -> Exported | None:
     return found if whole else None
 
 
+def exportable(model_folder: Path) -> bool:
+    """Whether the model is made of nothing but what can be exported.
+
+    Raises:
+        ModelError: `modules.json` cannot be read.
+    """
+    return set(module_kinds(model_folder)) <= _SUPPORTED
+
+
 def export_encoder(model_folder: Path, space: Space, out: Path) -> Exported:
     """Export the model in `model_folder` into the folder `out`.
 
@@ -74,7 +83,7 @@ def export_encoder(model_folder: Path, space: Space, out: Path) -> Exported:
         raise ModelError(
             f"A model with the module {strange[0]} cannot be exported",
             obj=str(model_folder),
-            todo="name a model that is made of Transformer, Pooling and Normalize",
+            todo="leave 'embedding.backend' out, and the model itself embeds and answers",
         )
     reference = SentenceTransformersEmbedder(model_folder, space)
     draft = out / "draft"

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from headwater.errors import ModelError
 from headwater.retrieval.tokens import Tokenizer
+from headwater.storage.manifest import Encoder
 
 _TEXT_RULE: Final = "nfc-spaces/1"
 _POOLING_FLAGS: Final = {
@@ -91,6 +92,20 @@ def space_of(folder: Path, *, model: str) -> Space:
         normalised=normalised,
         query_prompt=query,
         document_prompt=document,
+    )
+
+
+def space_in(encoder: Encoder) -> Space:
+    """The space of a snapshot's encoder."""
+    return Space(
+        fingerprint=encoder.fingerprint,
+        model=encoder.model,
+        dim=encoder.dim,
+        max_tokens=encoder.max_tokens,
+        pooling=encoder.pooling,
+        normalised=encoder.normalised,
+        query_prompt=encoder.query_prompt,
+        document_prompt=encoder.document_prompt,
     )
 
 

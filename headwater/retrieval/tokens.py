@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,33 @@ from typing import Final
 from tokenizers import Tokenizer as _Fast
 
 from headwater.errors import ModelError
+
+ESTIMATING: Final = json.dumps(
+    {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "WhitespaceSplit"},
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": r"[\p{Latin}\p{Cyrillic}\p{Greek}\p{N}_]{1,4}|."},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+            ],
+        },
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+    }
+).encode()
+"""A `tokenizer.json` for a model whose own is not at hand: four letters of an alphabet are a token,
+any other character is one. For nearly every tokenizer in use that is more than it really makes."""
 
 
 class Tokenizer:

@@ -7,16 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwater.errors import ConfigError, ModelError
+from headwater.errors import ModelError
 from headwater.retrieval.embedding import (
-    BACKENDS,
     CANARY_TEXTS,
-    DEFAULT_BACKEND,
     HashEmbedder,
     SentenceTransformersEmbedder,
     agreement,
     canary_vectors,
-    open_embedder,
 )
 from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.tokens import Tokenizer
@@ -73,14 +70,6 @@ def test_agreement_is_the_worst_cosine() -> None:
     assert agreement(vectors, other) == pytest.approx(-1)
     assert agreement(vectors, vectors[:-1]) == -1
     assert agreement(vectors[:0], vectors[:0]) == -1
-
-
-def test_an_unknown_backend_names_the_known_ones(tmp_path: Path) -> None:
-    """The configuration is at fault, and the message lists what it may say."""
-    with pytest.raises(ConfigError) as caught:
-        open_embedder(tmp_path, HashEmbedder().space, work=tmp_path, backend="abacus")
-    assert all(name in str(caught.value) for name in BACKENDS)
-    assert DEFAULT_BACKEND in BACKENDS
 
 
 @pytest.mark.slow
