@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from headwater.cli.options import Time, json_option, kb_option, open_kb, print_json
+from headwater.cli.options import Duration, Time, json_option, kb_option, open_kb, print_json
 
 if TYPE_CHECKING:
     from headwater.retrieval.answers import Answer
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @click.option("--where", metavar="FILTER", help="Only documents that pass; see docs/filters.md.")
 @click.option("--label", "labels", multiple=True, help="Ask as a caller who holds this label.")
 @click.option("--changed-since", type=Time(), help="Only documents that changed later.")
+@click.option(
+    "--max-staleness", type=Duration(), help="Only what was confirmed this lately: 6h, 1d."
+)
 @click.option(
     "--mode",
     default="hybrid",
@@ -43,6 +46,7 @@ def answer(
     where: str | None,
     labels: tuple[str, ...],
     changed_since: datetime | None,
+    max_staleness: timedelta | None,
     mode: Mode,
     prompt_only: bool,
     kb_path: Path,
@@ -72,6 +76,7 @@ def answer(
             where=where,
             allow=labels or None,
             changed_since=changed_since,
+            max_staleness=max_staleness,
             mode=mode,
             freshness={name: source.freshness for name, source in kb.config.sources.items()},
         ) as pieces,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import click
 
 from headwater.cli.export import TablePath, write_table
 from headwater.cli.options import (
+    Duration,
     Time,
     json_option,
     kb_option,
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 )
 @click.option("--changed-since", type=Time(), help="Only documents that changed later.")
 @click.option(
+    "--max-staleness", type=Duration(), help="Only what was confirmed this lately: 6h, 1d."
+)
+@click.option(
     "--mode",
     default="hybrid",
     show_default=True,
@@ -66,6 +70,7 @@ def search(
     where: str | None,
     labels: tuple[str, ...],
     changed_since: datetime | None,
+    max_staleness: timedelta | None,
     mode: Mode,
     reranker: str | None,
     rerank: int | None,
@@ -93,6 +98,7 @@ def search(
             where=where,
             allow=labels or None,
             changed_since=changed_since,
+            max_staleness=max_staleness,
             mode=mode,
             rerank=rerank,
             explain=explain,

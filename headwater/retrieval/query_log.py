@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FOLDER: Final = "queries"
 _SECRET: Final = "key"
+_KEY_BYTES: Final = 32
 _VERSION: Final = 1
 _LONGEST_TEXT: Final = 1000
 _RETRY_S: Final = 60.0
@@ -74,11 +75,14 @@ class QueryLog:
     Args:
         root: the knowledge base's folder.
         text: keep the questions' words, and the documents that were found for them.
+        keep: with the first line of a day, days older than this are removed; None keeps all.
     """
 
-    def __init__(self, root: Path, *, text: bool = False) -> None:
+    def __init__(self, root: Path, *, text: bool = False, keep: timedelta | None = None) -> None:
         self._folder = root / FOLDER
         self._text = text
+        self._keep = keep
+        self._pruned = ""
         self._secret = b""
         self._lock = threading.Lock()
         self._given_up = float("-inf")
@@ -117,13 +121,18 @@ class QueryLog:
                 text=plain[:_LONGEST_TEXT] if self._text else None,
             )
             self._append(line)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # The latter: its key is damaged.
             self._given_up = time.monotonic()
-            log.warning("the query log cannot be written: %s: %s", self._folder, error.strerror)
+            log.warning("the query log cannot be written: %s: %s", self._folder, error)
 
     def _append(self, line: Asked) -> None:
+        day = line.at[:10]
+        if self._keep is not None and day != self._pruned:
+            prune_log(self._folder.parent, keep=self._keep, today=date.fromisoformat(day))
+            self._pruned = day
         data = json.dumps({"v": _VERSION, **vars(line)}, separators=(",", ":")).encode() + b"\n"
-        path = self._folder / f"{line.at[:10]}.jsonl"
+        path = self._folder / f"{day}.jsonl"
         # Not through the store's door: this is no part of it, and is not worth waiting for the disk.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -142,12 +151,17 @@ class QueryLog:
                 draft = self._folder / f".{_SECRET}-{os.getpid()}-{os.urandom(4).hex()}"
                 if not path.exists():
                     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                    os.write(handle, os.urandom(32).hex().encode())
+                    os.write(handle, os.urandom(_KEY_BYTES).hex().encode())
                     os.close(handle)
                     with suppress(FileExistsError):
                         os.link(draft, path)
                     draft.unlink()
-                self._secret = bytes.fromhex(path.read_text())
+                secret = bytes.fromhex(path.read_text())
+                if len(secret) != _KEY_BYTES:
+                    raise ValueError(
+                        f"{path.name} is damaged: 'headwater queries clear' removes it"
+                    )
+                self._secret = secret
             return self._secret
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from headwater.errors import ConfigError
+import numpy as np
+
+from headwater.errors import ConfigError, ModelError
 from headwater.retrieval.filters import Expression, parse
 from headwater.retrieval.hits import MODES, Mode
 from headwater.retrieval.visibility import Restriction
-from headwater.storage.manifest import format_time
+from headwater.storage.manifest import Encoder, format_time
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,13 @@ def check_question(query: str, k: int, mode: str) -> None:
     """Refuse what cannot be answered.
 
     Raises:
-        ConfigError: the query is empty, `k` is below 1, or there is no such mode.
+        ConfigError: the query is empty or no text, `k` is no number or below 1, or there is no such
+            mode.
     """
+    if not isinstance(query, str):
+        raise ConfigError("A query is a text", obj=repr(query)[:100], todo="ask in words")
+    if not isinstance(k, int):
+        raise ConfigError("k is a whole number", obj=repr(k)[:100], todo="write 5")
     if not query.strip():
         raise ConfigError("The query is empty", todo="ask for something")
     if k < 1:
@@ -99,6 +106,28 @@ def check_reranked(k: int, rerank: int, *, possible: bool) -> None:
             obj=f"rerank={rerank}, k={k}",
             todo=f"rerank at least {k}; 50 is usual",
         )
+
+
+def check_vectors(vectors: np.ndarray, encoder: Encoder) -> None:
+    """Refuse what an encoder made of one query, where it is no vector of the snapshot's space.
+
+    Raises:
+        ModelError: it has another shape, a number in it is not finite, or all are 0.
+    """
+    shape, wanted = np.shape(vectors), (1, encoder.dim)
+    if shape != wanted:
+        wrong = f"{shape} in place of {wanted}"
+    elif not np.isfinite(vectors).all():
+        wrong = "a number in it is not finite"
+    elif not np.any(vectors):
+        wrong = "it has no direction"
+    else:
+        return
+    raise ModelError(
+        "The encoder gave no vector of the snapshot's space",
+        obj=f"{encoder.model}: {wrong}",
+        todo="give Retriever.open the encoder that the snapshot was built with, or none",
+    )
 
 
 def reference(as_of: str | datetime | None) -> str | None:

@@ -32,6 +32,7 @@ from headwater.retrieval.question import (
     Question,
     check_question,
     check_reranked,
+    check_vectors,
     reference,
     restriction,
 )
@@ -446,12 +447,7 @@ class Retriever:
         if encoder is None:
             raise ModelError("The snapshot names no encoder", obj=manifest.name())
         vectors = self._encoder(encoder).encode([query])
-        if vectors.shape != (1, encoder.dim) or not np.isfinite(vectors).all():
-            raise ModelError(
-                "The encoder gave no vector of the snapshot's space",
-                obj=f"{encoder.model}: {vectors.shape} in place of (1, {encoder.dim})",
-                todo="give Retriever.open the encoder that the snapshot was built with, or none",
-            )
+        check_vectors(vectors, encoder)
         return np.asarray(vectors[0], dtype=np.float32)
 
     def _encoder(self, encoder: Encoder) -> TextEncoder:

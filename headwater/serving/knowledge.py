@@ -12,7 +12,7 @@ from headwater.config import KnowledgeBase
 from headwater.errors import CorruptObjectError, StorageUnavailableError
 from headwater.retrieval import Hit, Retriever
 from headwater.retrieval.hits import Mode
-from headwater.retrieval.query_log import QueryLog, prune_log
+from headwater.retrieval.query_log import QueryLog
 from headwater.retrieval.verification import Verification
 from headwater.serving.documents import Document, no_such_document, read_document
 from headwater.serving.sight import Sight
@@ -276,8 +276,7 @@ class Knowledge:
         wanted = self.kb.config.query_log
         if not wanted.enabled:
             return None
-        prune_log(self.kb.root, keep=wanted.keep, today=datetime.now(UTC).date())
-        return QueryLog(self.kb.root, text=wanted.text)
+        return QueryLog(self.kb.root, text=wanted.text, keep=wanted.keep)
 
     def _sight(self, store: Store) -> Sight:
         with self._lock:

@@ -38,7 +38,10 @@ def serve_stdio(
     allow = frozenset(labels) if labels else None
     tools = _tools(kb, allow=allow, encoder=encoder)
     _protect_stdout()
-    anyio.run(tools.server().run_stdio_async)
+    try:
+        anyio.run(tools.server().run_stdio_async)
+    finally:
+        tools.close()
 
 
 def _protect_stdout() -> None:

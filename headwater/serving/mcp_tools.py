@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
-import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
@@ -22,8 +21,9 @@ from headwater.config import parse_duration
 from headwater.errors import ConfigError, HeadwaterError
 from headwater.retrieval.hits import Hit, Mode
 from headwater.serving.door import CALLER
+from headwater.serving.gate import Gate
 from headwater.serving.knowledge import Knowledge, State
-from headwater.serving.problems import problem_of
+from headwater.serving.problems import Problem, ProblemError, problem_of
 from headwater.storage.manifest import format_time
 
 T = TypeVar("T")
@@ -160,7 +160,13 @@ class KnowledgeTools:
     def __init__(self, knowledge: Knowledge, *, allow: Allow = None) -> None:
         self._knowledge = knowledge
         self._allow = allow
-        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+        config = knowledge.kb.config.serving
+        self._gate = Gate(
+            "agents",
+            threads=_AT_ONCE,
+            limit=config.max_concurrent,
+            timeout_s=config.timeout.total_seconds(),
+        )
         root = knowledge.kb.root
         self._hidden = tuple(f"{path}{os.sep}" for path in {root.resolve(), root.absolute()})
 
@@ -170,6 +176,7 @@ class KnowledgeTools:
 
     def close(self) -> None:
         """Let go of the knowledge base."""
+        self._gate.close()
         self._knowledge.close()
 
     def server(self) -> MCPServer[Any]:
@@ -363,14 +370,20 @@ class KnowledgeTools:
         """The result of blocking work, done in a thread.
 
         Raises:
-            ToolError: it failed, in words that a model can act on.
+            ToolError: it failed, took too long, or too much is asked at once, in words that a
+                model can act on.
         """
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limit, abandon_on_cancel=True)
+            return await self._gate.run(work)
         except HeadwaterError as error:
-            told = problem_of(error, hide=self._hidden)
-            parts = [f"{told.what}: {told.obj}" if told.obj else told.what, told.todo]
-            raise ToolError(". ".join(part for part in parts if part)) from None
+            raise _told(problem_of(error, hide=self._hidden)) from None
+        except ProblemError as error:
+            raise _told(error.problem) from None
+
+
+def _told(problem: Problem) -> ToolError:
+    what = f"{problem.what}: {problem.obj}" if problem.obj else problem.what
+    return ToolError(". ".join(part for part in (what, problem.todo) if part))
 
 
 def _passage(hit: Hit) -> Passage:

@@ -54,10 +54,12 @@ def run(kb, capsys, monkeypatch):
         (["--label", "public", "--label", "staff", "--where", "label = 'staff'"], {"prices.md"}),
         (["--label", "staff"], set()),
         (["--changed-since", "2099-01-01"], set()),
+        (["--max-staleness", "1d", "--source", "closed"], {"prices.md"}),
+        (["--max-staleness", "0.001s"], set()),
     ],
 )
 def test_options_of_a_search_narrow_it(run, words, found):
-    """`--where`, `--label` and `--changed-since` do what the library does."""
+    """`--where`, `--label`, `--changed-since` and `--max-staleness` do what the library does."""
     code, out, _ = run(*words, "--json")
     assert code == 0 and {hit["key"] for hit in json.loads(out)} == found
     assert all(hit["explain"] is None for hit in json.loads(out))

@@ -109,6 +109,19 @@ def test_a_log_that_cannot_be_written_fails_no_search(kb, caplog):
     assert len([r for r in caplog.records if "query log" in r.message]) == 1
 
 
+@pytest.mark.parametrize("key", ["", "no hex at all", "ab" * 31])
+def test_a_damaged_key_hashes_nothing_and_fails_no_search(kb, caplog, key):
+    """A question hashed with half a key could be guessed: nothing is logged until it is removed."""
+    (kb / "queries").mkdir()
+    (kb / "queries" / "key").write_text(key)
+    with Retriever.open(kb, query_log=QueryLog(kb)) as retriever:
+        assert len(retriever.search("ferry")) == 2
+    assert list(read_log(kb)) == [] and "query log" in caplog.text
+    clear_log(kb)
+    record(QueryLog(kb))
+    assert len(list(read_log(kb))) == 1
+
+
 def _write_many(root, number):
     log = QueryLog(Path(root), text=True)
     threads = [
@@ -170,6 +183,29 @@ def test_what_is_too_old_goes(tmp_path):
     assert prune_log(tmp_path, keep=timedelta(days=90), today=today) == ["2020-01-01"]
     assert len(list(read_log(tmp_path, since=today))) == 1
     assert list(read_log(tmp_path, until=date(2021, 1, 1))) == []
+
+
+def test_a_service_that_runs_on_lets_old_days_go(tmp_path, monkeypatch):
+    """With the first line of each day, and not only when it starts."""
+    log = QueryLog(tmp_path, text=True, keep=timedelta(days=2))
+    for day in range(1, 8):
+        monkeypatch.setattr("headwater.retrieval.query_log.datetime", _on(day))
+        record(log)
+        record(log)
+    days = sorted(path.stem for path in (tmp_path / "queries").glob("*.jsonl"))
+    assert days == ["2026-03-05", "2026-03-06", "2026-03-07"]
+    assert len(list(read_log(tmp_path))) == 6
+
+
+def _on(day):
+    """A clock that stands still."""
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 3, day, 12, tzinfo=tz)
+
+    return Still
 
 
 def test_the_service_logs_when_it_is_told_to(kb):
