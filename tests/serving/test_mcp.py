@@ -271,3 +271,17 @@ def test_nothing_published_is_said_and_foreign_names_are_refused(base):
         assert reply.status_code == 403
         large = httpx2.post(url, content=b"x" * 3_000_000)
         assert large.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"jsonrpc": "2.0", "id": 1}', b"null"]
+)
+def test_what_is_no_message_of_the_protocol_is_refused(served, body):
+    """Over HTTP, before any tool sees it."""
+    with http_server(served.kb) as url:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        reply = httpx2.post(url, content=body, headers=headers, timeout=30)
+        assert 400 <= reply.status_code < 500, reply.text
+        assert "Traceback" not in reply.text
+        told = ask(over_http(url), lambda client: call(client, "search", query="tea"))
+    assert told["passages"]
