@@ -17,24 +17,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from headwater.config.answering import AnswersConfig
+from headwater.config.apis import ApiConfig, Pagination
 from headwater.config.building import ChunkingConfig, GatesConfig, IndexConfig
+from headwater.config.databases import DatabaseConfig
+from headwater.config.documents import DocumentsConfig
 from headwater.config.embedding import EmbeddingConfig, EmbeddingEndpoint
 from headwater.config.endpoints import EndpointConfig
 from headwater.config.fields import NAME, Duration, Model, Texts, format_duration, parse_duration
 from headwater.config.keeping import DatasetConfig, ErasureConfig, RetentionConfig
 from headwater.config.serving import QueryLogConfig, ServingConfig, ServingKey
-from headwater.config.sources import (
-    BUILT_IN,
-    ApiConfig,
-    DatabaseConfig,
-    DeletionGuard,
-    DocumentsConfig,
-    Pagination,
-    PluginConfig,
-    Schedule,
-    SourceConfig,
-    read_source,
-)
+from headwater.config.source_options import DeletionGuard, Schedule
+from headwater.config.sources import BUILT_IN, PluginConfig, SourceConfig, read_source
 from headwater.errors import ConfigError, NotFoundError
 from headwater.yaml_files import explain, read_yaml
 
