@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -138,8 +137,6 @@ class AsyncAnswerStream:
         self._owner = owner
         self._begin = begin
         self._stream: AnswerStream | None = None
-        # What reads the next piece in one thread must be through before another may close.
-        self._reading = threading.Lock()
 
     async def __aenter__(self) -> Self:
         """The stream itself.
@@ -158,7 +155,7 @@ class AsyncAnswerStream:
     ) -> None:
         """End the request, if it goes on."""
         if self._stream is not None:
-            threading.Thread(target=self._close, name="headwater-leave", daemon=True).start()
+            self._stream.close()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Each piece of the text; nothing at all where it abstains.
@@ -178,16 +175,10 @@ class AsyncAnswerStream:
         return await self._owner._run(self._whole, answering=True)
 
     def _next(self) -> str | None:
-        with self._reading:
-            return next(iter(self._opened()), None)
+        return next(self._opened(), None)
 
     def _whole(self) -> Answer:
-        with self._reading:
-            return self._opened().answer
-
-    def _close(self) -> None:
-        with self._reading:
-            self._opened().close()
+        return self._opened().answer
 
     def _opened(self) -> AnswerStream:
         if self._stream is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -87,16 +88,34 @@ class Answer:
 class AnswerStream:
     """The pieces of an answer as they come; `answer` is there when they are through.
 
-    Leaving early (`close`, or the end of a `with` block) ends the request.
+    Leaving early (`close`, or the end of a `with` block) ends the request. One thread may read while
+    another closes; it does not wait for the reader, who ends with the piece that comes next.
     """
 
     def __init__(self, asked: _Asked) -> None:
         self._asked = asked
         self._pieces = asked.pieces()
+        self._reading = threading.Lock()
+        self._left = False
 
     def __iter__(self) -> Iterator[str]:
         """Each piece of the text; nothing at all where it abstains."""
-        return self._pieces
+        return self
+
+    def __next__(self) -> str:
+        """The next piece.
+
+        Raises:
+            EndpointError: the model cannot be asked, or its reply cannot be used.
+        """
+        try:
+            with self._reading:
+                if self._left:
+                    raise StopIteration
+                return next(self._pieces)
+        finally:
+            if self._left:
+                self.close()
 
     def __enter__(self) -> Self:
         """The stream itself."""
@@ -107,8 +126,14 @@ class AnswerStream:
         self.close()
 
     def close(self) -> None:
-        """End the request, if it goes on."""
-        self._pieces.close()
+        """End the request, if it goes on; there are no more pieces then."""
+        self._left = True
+        # Whoever reads at this moment closes when it is through.
+        if self._reading.acquire(blocking=False):
+            try:
+                self._pieces.close()
+            finally:
+                self._reading.release()
 
     @property
     def answer(self) -> Answer:
@@ -117,7 +142,7 @@ class AnswerStream:
         Raises:
             EndpointError: as when the pieces are read.
         """
-        for _ in self._pieces:
+        for _ in self:
             pass
         return self._asked.answer()
 

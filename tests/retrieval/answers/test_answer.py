@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -148,6 +149,30 @@ def test_a_lie_is_not_grounded_and_says_why(retriever, chat, config, ferry, lie,
     found = answer(retriever, QUESTION, config=config())
     assert not found.grounded and getattr(found.checked, what) and found.warnings
     assert not found.abstained and found.text
+
+
+def test_closing_while_another_thread_reads(retriever, chat, config):
+    """As a service does whose client left: nobody waits, nothing fails, the request ends."""
+    failed = []
+    for behaviour in (drips, sleeps):
+        chat.does(behaviour)
+        stream = answer_stream(retriever, QUESTION, config=config(timeout="3s"))
+
+        def read(stream=stream):
+            try:
+                list(stream)
+            except Exception as error:  # noqa: BLE001
+                failed.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(0.3)
+        began = time.perf_counter()
+        stream.close()
+        assert time.perf_counter() - began < 0.2
+        reader.join(timeout=10)
+        assert not reader.is_alive() and next(stream, None) is None
+    assert [type(error) for error in failed] == [EndpointError]
 
 
 def test_an_answer_that_was_cut_off_says_so(retriever, chat, config, ferry):
