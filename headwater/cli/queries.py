@@ -11,6 +11,9 @@ import click
 
 from headwater.cli.options import Time, json_option, kb_option, open_kb, print_json
 
+_SHOWN = 200
+"""Characters of a question."""
+
 
 @click.group()
 def queries() -> None:
@@ -59,7 +62,7 @@ def stats(since: datetime | None, min_cosine: float, kb_path: Path, as_json: boo
             click.echo(f"  {title} {name}: {count}")
     for one in missing[:20]:
         near = "nothing" if one.cosine is None else f"{one.cosine:.2f}"
-        click.echo(f"  unanswered {one.times}x, nearest {near}: {one.text or one.query}")
+        click.echo(f"  unanswered {one.times}x, nearest {near}: {_line(one.text or one.query)}")
     return 0
 
 
@@ -103,7 +106,7 @@ def suggest_golden(
         click.echo(yaml.safe_dump(found[:limit], sort_keys=False, allow_unicode=True), nl=False)
     for one in unanswered(lines, good=min_cosine)[:limit]:
         if one.text:
-            click.echo(f"# unanswered {one.times}x: {' '.join(one.text.split())}")
+            click.echo(f"# unanswered {one.times}x: {_line(one.text)}")
     return 0
 
 
@@ -134,6 +137,12 @@ def clear(words: tuple[str, ...], kb_path: Path) -> int:
     else:
         click.echo(f"{clear_log(kb.root)} days removed")
     return 0
+
+
+def _line(text: str) -> str:
+    """A question as it can be shown: somebody wrote it, and it may hold what moves a terminal."""
+    plain = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}…"
 
 
 QUERIES = (queries,)

@@ -30,6 +30,7 @@ from headwater.retrieval.query_log import (
 )
 from headwater.retrieval.query_report import settled, unanswered, volumes
 from headwater.serving.knowledge import Knowledge
+from headwater.validation.golden import parse_golden
 
 QUESTION = "Where is the harbour of Alice Example?"
 
@@ -285,6 +286,31 @@ def test_suggestions_are_golden_queries(kb, capsys):
     assert yaml.safe_load(capsys.readouterr().out) is None
     assert main(["queries", "stats", "--kb", str(kb), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["queries"] == 3
+
+
+def test_what_callers_wrote_moves_no_terminal_and_breaks_no_golden_file(kb, capsys):
+    """Escapes, line breaks and a thousand characters: one short printable line each, valid YAML."""
+    hostile = [
+        "\x1b[2J\x1b]0;owned\x07 zq",
+        "zq\n- {query: x, expect: y}",
+        "\x00\x85\u2028 zq",
+        "zq " * 300,
+    ]
+    log = QueryLog(kb, text=True)
+    for query in hostile:
+        record(log, query)
+    with Retriever.open(kb, query_log=log) as retriever:
+        for _ in range(2):
+            retriever.search("when does \x1b[31m the ferry leave")
+    for words in (["suggest-golden", "--min-cosine", "0.3"], ["stats"]):
+        assert main(["queries", *words, "--kb", str(kb)]) == 0
+        out = capsys.readouterr().out
+        assert all(sign.isprintable() or sign == "\n" for sign in out)
+        assert max(map(len, out.splitlines())) < 260
+        if words[0] == "suggest-golden":
+            assert len(out.splitlines()) < 12
+            (golden,) = parse_golden(out.encode())
+            assert golden.query == "when does \x1b[31m the ferry leave"
 
 
 def test_without_words_there_is_nothing_to_suggest_and_it_says_so(kb, capsys):
