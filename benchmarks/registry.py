@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from benchmarks import amplification, coldstart, embedding, history, refresh, search, startup
+from benchmarks import (
+    amplification,
+    coldstart,
+    embedding,
+    history,
+    quality,
+    refresh,
+    search,
+    startup,
+    temporal,
+)
 from benchmarks.figures import Measurement
 
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {
@@ -16,4 +26,6 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "history": history.measure,
     "amplification": amplification.measure,
     "embedding": embedding.measure,
+    "quality": quality.measure,
+    "temporal": temporal.measure,
 }
