@@ -9,6 +9,7 @@ from benchmarks import (
     amplification,
     coldstart,
     embedding,
+    fusion,
     history,
     quality,
     refresh,
@@ -28,4 +29,5 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "embedding": embedding.measure,
     "quality": quality.measure,
     "temporal": temporal.measure,
+    "fusion": fusion.measure,
 }
