@@ -175,7 +175,7 @@ def _ask(
         for asked, passages in answers.items():
             tally = found.tally(asked, mode, when, corpus.name)
             shared = len(exact & {passage.text for passage in passages}) / max(1, len(exact))
-            _judge(tally, corpus, question, truth, passages, shared=shared)
+            judge(tally, corpus, question, truth, passages, shared=shared)
 
 
 def _passages(hits: Sequence[Hit]) -> list[Passage]:
@@ -185,7 +185,7 @@ def _passages(hits: Sequence[Hit]) -> list[Passage]:
     ]
 
 
-def _judge(
+def judge(
     tally: Tally,
     corpus: Corpus,
     question: Question,
@@ -194,6 +194,16 @@ def _judge(
     *,
     shared: float,
 ) -> None:
+    """Count what an index answered a question with.
+
+    Args:
+        tally: where to.
+        corpus: says what a passage says.
+        question: that was asked.
+        truth: what is true at the revision that was asked about.
+        passages: the hits, best first.
+        shared: what share of the hits of exact search is among them.
+    """
     said = [_said(corpus, question, passage) for passage in passages]
     answer = truth.answer
     tally.add(
