@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -192,3 +193,50 @@ def _impatient(locked):
         return locked(path, wait_s=min(wait_s, 0.2), holder=holder, shared=shared)
 
     return hurried
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_of_the_first_refresh_leaves_one_format_or_the_other(old, tmp_path):
+    """What is current can be read by whoever the stamp lets in, and the next refresh completes it."""
+    before, number = Store.open(old / "store").current_name(), 0
+    while True:
+        root = Path(shutil.copytree(old, tmp_path / f"kb-{number}"))
+        ended = _killed(root, number)
+        store = Store.open(root / "store")
+        current = store.current()
+        written = [json.loads(p.read_bytes()) for p in (store.root / "snapshots").glob("*.json")]
+        assert max(raw["format"] for raw in written) <= read_stamp(store.root)
+        assert (current.name() == before) == (not current.lexical)
+        assert len(found(root, "lexical")) == 5
+        if number % 8 == 0 or ended == 0:
+            unchanged(root)
+            store = Store.open(root / "store")
+            assert store.current().lexical and not unchanged(root).published
+            assert verify(store, deep=True, index_check=index_problems).problems == ()
+        shutil.rmtree(root)
+        if ended == 0:
+            break
+        assert ended == 77
+        number += 1
+    assert number > 60
+
+
+def _killed(root: Path, number: int) -> int:
+    """A refresh in a child that dies before the operation with this number; its exit code."""
+    child = os.fork()
+    if child == 0:
+        seen, end = 0, 1
+
+        def strike(operation: str, path: Path) -> None:
+            nonlocal seen
+            if seen == number:
+                os._exit(77)
+            seen += 1
+
+        try:
+            files.before = strike
+            unchanged(root)
+            end = 0
+        finally:
+            os._exit(end)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
