@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from headwater.retrieval.fusion import fused
 from headwater.retrieval.vector_search import Found
+
+_NOWHERE: Final = (None, None)
+"""Rank and score of a row that a search did not find."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,20 @@ def ranked(
         scores = {row: found.score for row, (_, found) in near.items()}
     else:
         scores = dict(lexical)
-    rows = []
-    for row, score in scores.items():
-        dense_rank, found = near.get(row, (None, None))
-        lexical_rank, bm25 = worded.get(row, (None, None))
-        cosine = found.score if found else (cosines or {}).get(row)
-        by = found.by if found else "words"
-        rows.append(Ranked(row, score, by, cosine, bm25, dense_rank, lexical_rank))
+    extra = cosines or {}
+
+    def order(row: int) -> tuple[float, float, float]:
+        found, bm25 = near.get(row, _NOWHERE)[1], worded.get(row, _NOWHERE)[1]
+        cosine = found.score if found else extra.get(row)
+        return -scores[row], -(cosine or 0.0), -(bm25 or 0.0)
+
     # Stable: rows of one search keep its order.
-    return sorted(rows, key=lambda r: (-r.score, -(r.cosine or 0.0), -(r.bm25 or 0.0)))[:k]
+    best = sorted(scores, key=order)[:k]
+    rows = []
+    for row in best:
+        dense_rank, found = near.get(row, _NOWHERE)
+        lexical_rank, bm25 = worded.get(row, _NOWHERE)
+        cosine = found.score if found else extra.get(row)
+        by = found.by if found else "words"
+        rows.append(Ranked(row, scores[row], by, cosine, bm25, dense_rank, lexical_rank))
+    return rows

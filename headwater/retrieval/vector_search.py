@@ -7,7 +7,6 @@ and equal scores are ordered by text hash.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +22,9 @@ from headwater.storage.objects import ObjectStore
 _EXACT_ROWS = 4000
 _EXACT_SHARE = 0.2
 _BLOCK = 256
+_SINGLE = 8192
+"""Numbers in a matrix that BLAS multiplies in the calling thread. To wake others for a scan costs
+more than it saves, and where the machine is busy a hundred times the scan."""
 _NOISE = 1e-5
 """By how much a float32 product of the same vectors may differ from one summed in another order."""
 
@@ -99,13 +101,17 @@ def nearest(parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarra
         best first; min(k, allowed rows) of them, always.
     """
     found: list[tuple[float, bytes, int, str]] = []
-    for part in parts:
-        mask = allowed[part.rows]
-        rows, by = _candidates(part.index, query, k, mask)
-        scores = _scores(part.index.vectors[rows], query)
+    candidates = [_candidates(part.index, query, k, allowed[part.rows]) for part in parts]
+    scores = [
+        _scores(part.index.vectors[rows], query)
+        for part, (rows, _) in zip(parts, candidates, strict=True)
+    ]
+    bar = _bar(np.concatenate(scores), k) if scores else -np.inf
+    for part, (rows, by), own in zip(parts, candidates, scores, strict=True):
+        best = np.flatnonzero(own >= bar)
         found += [
-            (-float(score), part.index.hashes[row].tobytes(), part.first + int(row), by)
-            for row, score in zip(rows, scores, strict=True)
+            (-score, part.index.hashes[row].tobytes(), part.first + row, by)
+            for row, score in zip(rows[best].tolist(), own[best].tolist(), strict=True)
         ]
     return [Found(row, -score, by) for score, _, row, by in sorted(found)[:k]]
 
@@ -118,12 +124,13 @@ def cosines(parts: Sequence[Part], query: np.ndarray, rows: Sequence[int]) -> di
         query: float32 (dim,), L2-normalised.
         rows: of the view.
     """
-    firsts = [part.first for part in parts]
-    found = {}
-    for row in rows:
-        part = parts[bisect_right(firsts, row) - 1]
-        at = row - part.first
-        found[row] = float(_scores(part.index.vectors[at : at + 1], query)[0])
+    left = np.array(sorted(rows), dtype=np.int64)
+    found: dict[int, float] = {}
+    for part in parts:
+        own = left[slice(*left.searchsorted([part.rows.start, part.rows.stop]))]
+        if len(own):
+            scores = _scores(part.index.vectors[own - part.first], query)
+            found.update(zip(own.tolist(), scores.tolist(), strict=True))
     return found
 
 
@@ -156,15 +163,20 @@ def _exact(
     if not count:
         return np.empty(0, dtype=np.int64)
     rows: np.ndarray = np.flatnonzero(mask)
+    if k >= count:
+        return rows
     if count < _EXACT_SHARE * len(mask):
         scores = _gathered(index.vectors, rows, query)
     else:
-        scores = (index.vectors @ query)[rows]
-    if k >= count:
-        return rows
-    bar = np.partition(scores, count - k)[count - k]
-    near: np.ndarray = rows[scores >= bar - _NOISE]
+        scores = _products(index.vectors, query)[rows]
+    near: np.ndarray = rows[scores >= _bar(scores, k) - _NOISE]
     return near
+
+
+def _bar(scores: np.ndarray, k: int) -> float:
+    """The score of number `k` from the top, or less where there are no more."""
+    place = len(scores) - k
+    return float(np.partition(scores, place)[place]) if place > 0 else -np.inf
 
 
 def _gathered(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -176,12 +188,23 @@ def _gathered(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.nd
         held = block[: len(part)]
         # Any mode but the default writes into `out` directly; the rows are within bounds.
         np.take(vectors, part, axis=0, out=held, mode="clip")
-        np.dot(held, query, out=scores[first : first + _BLOCK])
+        scores[first : first + _BLOCK] = _products(held, query)
+    return scores
+
+
+def _products(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The products of all rows, by this thread alone: float32 (n,)."""
+    rows, dim = vectors.shape
+    few = max(1, _SINGLE // dim)
+    whole = rows - rows % few
+    scores = np.empty(rows, dtype=np.float32)
+    np.matmul(vectors[:whole].reshape(-1, few, dim), query, out=scores[:whole].reshape(-1, few))
+    np.matmul(vectors[whole:], query, out=scores[whole:])
     return scores
 
 
 def _scores(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     # Row by row in float64: a row's score must not depend on its neighbours.
-    products = vectors.astype(np.float64) * query.astype(np.float64)
+    products = np.multiply(vectors, query, dtype=np.float64)
     scores: np.ndarray = products.sum(axis=1).astype(np.float32)
     return scores

@@ -57,15 +57,20 @@ class WordIndex:
         limit = math.ceil(n / share * 1.5) + 8
         while True:
             hits = searcher.search(asked, limit=min(limit, searcher.num_docs), count=False).hits
-            rows = ((self._row(place.segment_ord, place.doc), score) for score, place in hits)
-            found = [(row, score) for row, score in rows if allowed[row]][:n]
-            if len(found) == n or len(hits) < limit:
-                return found
+            rows = self._rows([(place.segment_ord, place.doc) for _, place in hits])
+            best = np.flatnonzero(allowed[rows])[:n].tolist()
+            if len(best) == n or len(hits) < limit:
+                return [(int(rows[at]), hits[at][0]) for at in best]
             limit *= 8
 
-    def _row(self, segment: int, document: int) -> int:
-        rows = self.rows[segment]
-        return rows + document if isinstance(rows, int) else int(rows[document])
+    def _rows(self, places: Sequence[tuple[int, int]]) -> np.ndarray:
+        """The view's rows of some documents of segments of the index: int64 (n,)."""
+        segment, document = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        found = np.empty(len(places), dtype=np.int64)
+        for number in np.unique(segment).tolist():
+            own, rows = segment == number, self.rows[number]
+            found[own] = document[own] + rows if isinstance(rows, int) else rows[document[own]]
+        return found
 
     def _query(self, text: str) -> tantivy.Query | None:
         """Any of the words, and quoted phrases once more as such; None without a word."""
