@@ -25,6 +25,8 @@ from headwater.retrieval.word_search import WordIndex
 DEPTH: Final = 100
 """Candidates of either half of a hybrid search, as `headwater.retrieval.snapshot_view` has them."""
 _HEAP: Final = 200_000_000
+_BLOCK: Final = 16
+"""Rows that BLAS multiplies in one go: so few that it does so in this thread, and wakes no other."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class ExactIndex:
 
     def __init__(self, passages: Sequence[Passage], vectors: Vectors, analyzer_name: str) -> None:
         self.passages = passages
-        self._vectors = vectors
+        self._vectors = np.pad(vectors, ((0, -len(vectors) % _BLOCK), (0, 0)))
         self._words = WordIndex(_word_index(passages, analyzer_name), analyzer_name, [0])
         self._all = np.ones(len(passages), dtype=bool)
 
     def dense(self, vector: np.ndarray, n: int) -> list[tuple[int, float]]:
         """The `n` nearest passages and their cosines, best first. vector: float32 (dim,)."""
-        scores = self._vectors @ vector
+        blocks = self._vectors.reshape(-1, _BLOCK, len(vector))
+        scores = np.matmul(blocks, vector).ravel()[: len(self.passages)]
         n = min(n, len(scores))
         bar = np.partition(scores, len(scores) - n)[len(scores) - n]
         rows = np.flatnonzero(scores >= bar)
