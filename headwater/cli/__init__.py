@@ -14,6 +14,7 @@ import click
 
 from headwater import __version__
 from headwater.cli.answer import ANSWER
+from headwater.cli.approve import APPROVE
 from headwater.cli.ask import ASK
 from headwater.cli.change import CHANGE
 from headwater.cli.evaluate import EVALUATE
@@ -46,6 +47,7 @@ def cli() -> None:
 
 for command in (
     *CHANGE,
+    *APPROVE,
     *ASK,
     *ANSWER,
     *EVALUATE,

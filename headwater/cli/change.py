@@ -61,7 +61,7 @@ def refresh(
     options = RefreshOptions(
         sources=sources, keys=keys, observed_at=observed_at, release=release, new_model=new_model
     )
-    return _refresh(kb_path, options, as_json=as_json)
+    return run_refresh(kb_path, options, as_json=as_json)
 
 
 @click.command()
@@ -74,10 +74,11 @@ def plan(kb_path: Path, sources: tuple[str, ...], new_model: bool, as_json: bool
     from headwater.flows.refresh import RefreshOptions
 
     options = RefreshOptions(sources=sources, new_model=new_model)
-    return _refresh(kb_path, options, as_json=as_json, dry_run=True)
+    return run_refresh(kb_path, options, as_json=as_json, dry_run=True)
 
 
-def _refresh(kb_path: Path, options: object, *, as_json: bool, dry_run: bool = False) -> int:
+def run_refresh(kb_path: Path, options: object, *, as_json: bool, dry_run: bool = False) -> int:
+    """Refresh and show what happened; returns the exit code."""
     from headwater.cli.render import show_refresh
     from headwater.flows.refresh import RefreshOptions, refresh
 
@@ -87,31 +88,6 @@ def _refresh(kb_path: Path, options: object, *, as_json: bool, dry_run: bool = F
         report = refresh(kb, options, dry_run=dry_run, progress=progress)
     print_json(report.as_dict()) if as_json else show_refresh(report)
     return report.exit_code
-
-
-@click.command("approve-deletes")
-@click.argument("source")
-@kb_option
-@click.option("--at-most", type=int, help="A lower ceiling than what was withheld.")
-@json_option
-def approve_deletes(source: str, kb_path: Path, at_most: int | None, as_json: bool) -> int:
-    """Refresh SOURCE and let the deletions go that the last refresh withheld.
-
-    The number withheld is a ceiling: if more is missing by now, they are withheld again.
-    """
-    from headwater.errors import NotFoundError
-    from headwater.flows.refresh import RefreshOptions
-    from headwater.storage.runlog import RunLog
-
-    run = RunLog(open_store(kb_path).root).last([source]).get(source)
-    if run is None or not run.withheld:
-        raise NotFoundError(
-            "No deletions of this source wait for approval", obj=source, todo="headwater status"
-        )
-    ceiling = run.withheld if at_most is None else min(at_most, run.withheld)
-    named = (source,) if source in open_kb(kb_path).config.sources else ()
-    options = RefreshOptions(sources=named, approved={source: ceiling})
-    return _refresh(kb_path, options, as_json=as_json)
 
 
 @click.command()
@@ -283,7 +259,6 @@ CHANGE = (
     plan,
     refresh,
     backfill,
-    approve_deletes,
     rollback,
     publish,
     repair,

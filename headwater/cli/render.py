@@ -37,7 +37,17 @@ if TYPE_CHECKING:
     from headwater.storage.vacuum import VacuumPlan
     from headwater.storage.verify import Verification
 
-_COUNTS = ("listed", "added", "changed", "touched", "renamed", "removed", "withheld", "refused")
+_COUNTS = (
+    "listed",
+    "added",
+    "changed",
+    "touched",
+    "renamed",
+    "removed",
+    "withheld",
+    "held",
+    "refused",
+)
 _FOLDING = ("key", "reason", "cause", "state")
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
@@ -72,19 +82,19 @@ def show_refresh(report: RefreshReport) -> None:
     shown = [n for n in _COUNTS if n == "listed" or any(getattr(e, n) for e in report.sources)]
     table = _table("source", "outcome", *shown, "live", right=(*shown, "live"))
     for entry in report.sources:
-        style = _BAD if entry.outcome in ("failed", "busy") or entry.withheld else ""
+        bad = entry.outcome in ("failed", "busy") or entry.withheld or entry.held
+        style = _BAD if bad else ""
         counts = [str(getattr(entry, name) or "·") for name in shown]
         table.add_row(entry.source, entry.outcome, *counts, str(entry.live), style=style)
     out.print(table)
     for entry in report.sources:
         if entry.note:
             out.print(f"{entry.source}: {escape(entry.note)}", style=_DIM)
-        if entry.withheld:
-            out.print(
-                f"{entry.source}: {entry.withheld} deletions wait for you: "
-                f"headwater approve-deletes {entry.source}",
-                style=_BAD,
-            )
+        deletes = (entry.withheld, "deletions", "approve-deletes")
+        for count, what, command in (deletes, (entry.held, "changes", "approve")):
+            if count:
+                told = f"{entry.source}: {count} {what} wait for you: headwater {command}"
+                out.print(f"{told} {entry.source}", style=_BAD)
     for gate in report.gates:
         if not gate.passed:
             where = f"{gate.source}: " if gate.source else ""

@@ -26,7 +26,12 @@ from headwater.config.endpoints import EndpointConfig
 from headwater.config.fields import NAME, Duration, Model, Texts, format_duration, parse_duration
 from headwater.config.keeping import DatasetConfig, ErasureConfig, RetentionConfig
 from headwater.config.serving import QueryLogConfig, ServingConfig, ServingKey
-from headwater.config.source_options import DeletionGuard, Schedule
+from headwater.config.source_options import (
+    ContentShrink,
+    DeletionGuard,
+    Schedule,
+    SchemaDrift,
+)
 from headwater.config.sources import BUILT_IN, PluginConfig, SourceConfig, read_source
 from headwater.errors import ConfigError, NotFoundError
 from headwater.yaml_files import explain, read_yaml
@@ -38,6 +43,7 @@ __all__ = [
     "ApiConfig",
     "ChunkingConfig",
     "Config",
+    "ContentShrink",
     "DatabaseConfig",
     "DatasetConfig",
     "DeletionGuard",
@@ -55,6 +61,7 @@ __all__ = [
     "QueryLogConfig",
     "RetentionConfig",
     "Schedule",
+    "SchemaDrift",
     "ServingConfig",
     "ServingKey",
     "SourceConfig",
@@ -96,6 +103,7 @@ class Config(Model):
 
 _MODELS: tuple[type[Model], ...] = (
     *(Config, ChunkingConfig, IndexConfig, GatesConfig, DatasetConfig, Schedule, DeletionGuard),
+    *(ContentShrink, SchemaDrift),
     *(Pagination, RetentionConfig, ServingConfig, ServingKey, QueryLogConfig),
     *(EmbeddingConfig, EmbeddingEndpoint, EndpointConfig, AnswersConfig),
     *BUILT_IN.values(),

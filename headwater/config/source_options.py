@@ -19,6 +19,30 @@ class DeletionGuard(Model):
     max_share: float = Field(0.10, ge=0, le=1, description="or this share of the source")
 
 
+class ContentShrink(Model):
+    """How many documents may be replaced by stubs in one refresh before a person must look.
+
+    Their changes are withheld when more than `max(max_count, max_share * size)` documents shrink
+    to less than `below` of their length, or all become one and the same text.
+    """
+
+    max_count: int = Field(10, ge=0, description="this many may always shrink")
+    max_share: float = Field(0.10, ge=0, le=1, description="or this share of the source")
+    below: float = Field(0.5, gt=0, lt=1, description="of its former length, and it shrank")
+    min_chars: int = Field(200, ge=0, description="shorter documents may shrink freely")
+
+
+class SchemaDrift(Model):
+    """How many records may lose the same field in one refresh before a person must look.
+
+    Their changes are withheld when more than `max(max_count, max_share * size)` records lose a
+    field that they had: a column was renamed, dropped or emptied.
+    """
+
+    max_count: int = Field(10, ge=0, description="this many may always lose it")
+    max_share: float = Field(0.5, ge=0, le=1, description="or this share of the source")
+
+
 class Schedule(Model):
     """When a deployment runs: exactly one of `every` and `cron`."""
 
@@ -44,4 +68,6 @@ class SourceOptions(Model):
     labels: Texts = Field((), description="put on every record of the source")
     licence: str | None = Field(None, description="SPDX name, carried into datasets")
     deletion_guard: DeletionGuard = DeletionGuard()
+    content_shrink: ContentShrink = ContentShrink()
+    schema_drift: SchemaDrift = SchemaDrift()
     schedule: Schedule | None = Field(None, description="its own, beside the knowledge base's")

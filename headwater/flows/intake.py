@@ -295,3 +295,19 @@ def _refused(fields: Mapping[str, Any], reason: Reason, row: int) -> Refused:
         content_hash=content_hash(text) if text is not None else None,
         reason=reason,
     )
+
+
+def record_fields(record: Incoming) -> dict[str, object]:
+    """The record as a row of `RECORD_SCHEMA`."""
+    return {
+        "key": record.key,
+        "text": record.text,
+        "title": record.title,
+        "url": record.url,
+        "metadata": record.metadata,
+        "labels": list(record.labels),
+        "source_ts": record.source_ts,
+        "fingerprint": record.fingerprint,
+        "state": "present",
+        "error": None,
+    }

@@ -10,8 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from headwater.config import DeletionGuard, KnowledgeBase
-from headwater.flows.intake import Intake, Refused
+from headwater.flows.intake import Intake, Refused, record_fields
+from headwater.flows.past import Past
 from headwater.flows.sources.protocol import RECORD_SCHEMA
+from headwater.flows.withholding import DELETES, RULES, withhold
 from headwater.storage.changes import Changes, Incoming, LiveDocument, plan_changes
 from headwater.storage.manifest import Gate, SourceState
 from headwater.validation.contracts import EMPTY_SUITE, Suite, load_suite
@@ -36,6 +38,7 @@ class Judged:
         results: how the row expectations fared.
         gates: results that may stop the publication.
         withheld: deletions that wait for a person.
+        held: changes that wait for a person; they are in the quarantine.
         note: why, in one line.
     """
 
@@ -47,6 +50,7 @@ class Judged:
     results: tuple[CheckResult, ...] = ()
     gates: tuple[Gate, ...] = ()
     withheld: int = 0
+    held: int = 0
     note: str = ""
 
 
@@ -80,7 +84,8 @@ def judge(
     live: Mapping[str, LiveDocument],
     quarantine: pa.Table,
     state: SourceState | None,
-    approved: int,
+    past: Past,
+    approved: Mapping[str, int],
     observed_at: datetime,
     run_id: str,
 ) -> Judged:
@@ -94,7 +99,8 @@ def judge(
         live: what the store holds of the source.
         quarantine: all that was held back so far.
         state: the source's state so far; None for a new one.
-        approved: deletions a person allowed; a ceiling.
+        past: what the store knows besides `live`, for the gates on changes.
+        approved: kind of change -> how many a person allowed; a ceiling.
         observed_at: knowledge time.
         run_id: of the run.
     """
@@ -106,16 +112,24 @@ def judge(
     for row in verdict.refused:
         critical = [r for r in verdict.failures[row] if r.severity == "critical"]
         refused += [
-            Refused(fresh[row].key, _fields(fresh[row]), fresh[row].content_hash, r)
+            Refused(fresh[row].key, record_fields(fresh[row]), fresh[row].content_hash, r)
             for r in critical
         ]
     rejected = {fresh[row].key for row in verdict.refused}
     fresh = [record for record in fresh if record.key not in rejected]
     missing = intake.missing(live)
     changes = plan_changes(intake.source, live, fresh, missing=missing)
+    config = kb.source(intake.source)
     changes, withheld, note = _guarded(
-        kb.source(intake.source).deletion_guard, intake, changes, live=len(live), approved=approved
+        config.deletion_guard,
+        intake,
+        changes,
+        live=len(live),
+        approved=approved.get(DELETES, 0),
     )
+    size = len(live) if intake.end.complete else intake.listed
+    doubted = withhold(config, changes, live, past, size=size, approved=approved)
+    refused += doubted.refused
     rows = refused_table(
         pa.Table.from_pylist([{**r.payload, "key": r.key} for r in refused], schema=RECORD_SCHEMA),
         {row: (r.reason,) for row, r in enumerate(refused)},
@@ -125,18 +139,18 @@ def judge(
         run_id=run_id,
         suite_sha256=suite.sha256,
     )
+    broken = (computable_contract(verdict.broken, source=intake.source),) if verdict.broken else ()
     return Judged(
-        changes=changes,
-        state=_next_state(kb, intake, suite, state, withheld=withheld),
+        changes=doubted.changes,
+        state=_next_state(kb, intake, suite, state, waits=bool(withheld or doubted.refused)),
         suite=suite,
         refused=pa.concat_tables([rows, standing]),
         cleared_keys=_cleared(intake, quarantine),
         results=verdict.results,
-        gates=()
-        if not verdict.broken
-        else (computable_contract(verdict.broken, source=intake.source),),
+        gates=(*broken, *doubted.gates),
         withheld=withheld,
-        note=note,
+        held=len(doubted.refused),
+        note="; ".join(part for part in (note, doubted.note) if part),
     )
 
 
@@ -146,11 +160,11 @@ def judge_removed(
     *,
     quarantine: pa.Table,
     state: SourceState | None,
-    approved: int,
+    approved: Mapping[str, int],
 ) -> Judged:
     """Decide about a source that the configuration no longer names: gone, once a person says so."""
     removed = tuple(sorted(live))
-    if len(removed) <= approved:
+    if len(removed) <= approved.get(DELETES, 0):
         return Judged(
             Changes(name, removed=removed),
             None,
@@ -169,7 +183,7 @@ def judge_removed(
 
 
 def _next_state(
-    kb: KnowledgeBase, intake: Intake, suite: Suite, state: SourceState | None, *, withheld: int
+    kb: KnowledgeBase, intake: Intake, suite: Suite, state: SourceState | None, *, waits: bool
 ) -> SourceState:
     """What the next snapshot remembers of the source."""
     expected = expected_state(kb, intake.source, suite)
@@ -178,9 +192,9 @@ def _next_state(
     if not intake.end.complete:
         # New expectations or labels hold for a source only once all of its records met them.
         expected = replace(expected, suite_sha256=state.suite_sha256, labels=state.labels)
-    # While deletions wait, the source must list everything again: a "not modified" would confirm
-    # what it no longer holds.
-    watermark = state.watermark if withheld else intake.end.watermark
+    # While something waits, the source must list it again: a "not modified" would confirm what it
+    # no longer holds, and a cursor would pass over what was not taken in.
+    watermark = state.watermark if waits else intake.end.watermark
     return replace(expected, watermark=watermark, hold=state.hold)
 
 
@@ -212,15 +226,18 @@ def _standing(
 ) -> tuple[pa.Table, list[Incoming]]:
     """Split off records that were refused before by the same suite and have not changed since.
 
-    Judging them again would import Great Expectations at every refresh to learn the same.
+    Judging them again would import Great Expectations at every refresh to learn the same. What
+    waits for an approval is judged each time: the approval may have come.
     """
     rows = quarantine.to_pylist()
+    gates = frozenset(RULES.values())
     known = {
         (row["key"], row["content_hash"])
         for row in rows
         if row["source"] == intake.source
         and row["suite_sha256"] == suite.sha256
         and row["content_hash"] is not None
+        and row["rule"] not in gates
     }
     same = {r.key for r in intake.records if (r.key, r.content_hash.hex()) in known}
     keep = [row["source"] == intake.source and row["key"] in same for row in rows]
@@ -246,19 +263,4 @@ def _keys(quarantine: pa.Table, source: str) -> frozenset[str]:
 def _batches(records: list[Incoming]) -> Iterable[pa.Table]:
     for start in range(0, len(records), _BATCH):
         part = records[start : start + _BATCH]
-        yield pa.Table.from_pylist([_fields(record) for record in part], schema=RECORD_SCHEMA)
-
-
-def _fields(record: Incoming) -> dict[str, object]:
-    return {
-        "key": record.key,
-        "text": record.text,
-        "title": record.title,
-        "url": record.url,
-        "metadata": record.metadata,
-        "labels": list(record.labels),
-        "source_ts": record.source_ts,
-        "fingerprint": record.fingerprint,
-        "state": "present",
-        "error": None,
-    }
+        yield pa.Table.from_pylist([record_fields(record) for record in part], schema=RECORD_SCHEMA)

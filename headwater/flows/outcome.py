@@ -91,8 +91,8 @@ def _silent_report(pulled: Pulled, current: Manifest | None) -> SourceReport:
 
 def _judged_report(intake: Intake, found: Judged, live: int) -> SourceReport:
     end, changes = intake.end, found.changes
-    # Documents whose deletion is withheld were not confirmed by anybody.
-    verified = (end.complete or end.unchanged) and not found.withheld
+    # Documents whose deletion or change is withheld were not confirmed by anybody.
+    verified = (end.complete or end.unchanged) and not found.withheld and not found.held
     return SourceReport(
         intake.source,
         "verified" if verified else "partial",
@@ -104,6 +104,7 @@ def _judged_report(intake: Intake, found: Judged, live: int) -> SourceReport:
         renamed=len(changes.renamed),
         removed=len(changes.removed),
         withheld=found.withheld,
+        held=found.held,
         refused=found.refused.num_rows if found.refused is not None else 0,
         note="; ".join(part for part in (found.note, end.note) if part),
     )

@@ -170,7 +170,7 @@ def summary(report: RefreshReport) -> str:
     notes = [
         f"{entry.source} ({entry.outcome}): {entry.note}"
         for entry in report.sources
-        if entry.outcome in ("failed", "busy") or entry.withheld
+        if entry.outcome in ("failed", "busy") or entry.withheld or entry.held
     ]
     return "\n".join((head, *gates, *notes))
 

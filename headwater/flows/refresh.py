@@ -26,11 +26,13 @@ from headwater.flows.held import read_quarantine
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.outcome import Pulled, run_entries, source_reports
+from headwater.flows.past import Past
 from headwater.flows.report import RefreshReport
 from headwater.flows.report_page import write_report
 from headwater.flows.sources.protocol import PullRequest, Source, Window
 from headwater.flows.sources.registry import open_source
 from headwater.flows.suppression import without_erased
+from headwater.flows.withholding import DELETES
 from headwater.retrieval.lexical import analyzer_name
 from headwater.storage.claims import Claim, claimed
 from headwater.storage.history import live_state, metadata_fields
@@ -63,6 +65,7 @@ class RefreshOptions:
         window: only this range of source time (needs exactly one source).
         observed_at: the knowledge time; now when None. It never runs backwards.
         approved: source -> deletions that a person allowed; a ceiling.
+        approved_changes: source -> kind (`withholding.KINDS`) -> changes that a person allowed.
         release: sources whose hold is lifted.
         new_model: build the index anew although the model is another one.
         cause: written into the manifest.
@@ -73,6 +76,7 @@ class RefreshOptions:
     window: Window | None = None
     observed_at: datetime | None = None
     approved: Mapping[str, int] = field(default_factory=dict)
+    approved_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     release: tuple[str, ...] = ()
     new_model: bool = False
     cause: str = "refresh"
@@ -259,7 +263,8 @@ class RefreshRun:
             live=self._live.get(intake.source, {}),
             quarantine=read_quarantine(self.store.objects, self._parent),
             state=self._state(intake.source),
-            approved=self.options.approved.get(intake.source, 0),
+            past=Past(self.store.objects, self._parent),
+            approved=self._approved(intake.source),
             observed_at=self.observed_at,
             run_id=self.run_id,
         )
@@ -270,7 +275,7 @@ class RefreshRun:
             self._live.get(name, {}),
             quarantine=read_quarantine(self.store.objects, self._parent),
             state=self._state(name),
-            approved=self.options.approved.get(name, 0),
+            approved=self._approved(name),
         )
 
     def _suite(self, name: str) -> Suite:
@@ -353,10 +358,17 @@ class RefreshRun:
         state = self._state(name)
         return bool(state and state.hold) and name not in self.options.release
 
+    def _approved(self, name: str) -> Mapping[str, int]:
+        return {
+            DELETES: self.options.approved.get(name, 0),
+            **self.options.approved_changes.get(name, {}),
+        }
+
     def _allowed(self) -> dict[str, object]:
         """What a person allowed this run, for the audit log."""
         given = {
             "approved_deletes": dict(self.options.approved),
+            "approved_changes": {n: dict(k) for n, k in self.options.approved_changes.items()},
             "release": list(self.options.release),
             "new_model": self.options.new_model,
         }

@@ -17,7 +17,8 @@ class SourceReport:
             configured).
         listed: records the extract listed.
         live: documents after the refresh.
-        withheld: deletions that wait for `approve-deletes`, with the reason in `note`.
+        withheld: deletions that wait for `approve`, with the reason in `note`.
+        held: changes that wait for `approve`; they are in quarantine, the reason is in `note`.
         refused: records in quarantine after the refresh.
         kind: the error's kind when it failed.
         exit_code: what the error alone would exit with.
@@ -33,6 +34,7 @@ class SourceReport:
     renamed: int = 0
     removed: int = 0
     withheld: int = 0
+    held: int = 0
     refused: int = 0
     note: str = ""
     kind: str = ""
@@ -72,7 +74,7 @@ class RefreshReport:
     def exit_code(self) -> int:
         """The row of `headwater.errors.EXIT_CODES` that this refresh ends with."""
         bad = [s for s in self.sources if s.outcome in ("failed", "busy")]
-        if self.candidate or any(s.withheld for s in self.sources):
+        if self.candidate or any(s.withheld or s.held for s in self.sources):
             return 4
         if bad and len(bad) == len([s for s in self.sources if s.outcome != "held"]):
             codes = {s.exit_code for s in bad}

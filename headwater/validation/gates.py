@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,7 @@ def deletion_guard(
     """
     if missing <= 0:
         return DeletionDecision(True, "nothing is missing")
-    # Rounded, because 0.29 * 100 is 28.999999999999996.
-    limit = max(max_count, round(max_share * live, 6))
+    limit = ceiling(live, max_count=max_count, max_share=max_share)
     wiped = extract_empty and live > 0
     if not wiped and missing <= limit:
         return DeletionDecision(True, f"{missing} of {live} are missing, within {limit:g}")
@@ -53,6 +53,137 @@ def deletion_guard(
         return DeletionDecision(True, f"{why}; {approved} were approved")
     given = f"; the approval for {approved} does not cover them" if approved > 0 else ""
     return DeletionDecision(False, f"{why}{given}")
+
+
+def ceiling(size: int, *, max_count: int, max_share: float) -> float:
+    """How many of `size` records may be concerned: `max_count`, or the share if that is more."""
+    # Rounded, because 0.29 * 100 is 28.999999999999996.
+    return max(max_count, round(max_share * size, 6))
+
+
+@dataclass(frozen=True)
+class ChangeDecision:
+    """Whether changes that look like damage may replace what is served, and why.
+
+    Attributes:
+        allowed: whether they may.
+        reason: what was seen, as one line.
+    """
+
+    allowed: bool
+    reason: str
+
+
+def is_stub(before: int, after: int, *, below: float, min_chars: int) -> bool:
+    """Whether a document that had `before` characters and has `after` lost most of its content."""
+    return before >= min_chars and after < below * before
+
+
+def content_shrink(
+    *,
+    live: int,
+    shrunk: int,
+    example: str,
+    max_count: int,
+    max_share: float,
+    approved: int,
+) -> ChangeDecision:
+    """Decide whether documents that shrank to stubs may replace what they were.
+
+    Args:
+        live: documents of the source before the refresh.
+        shrunk: how many of them an extract replaces by a stub (`is_stub`) or by one same text.
+        example: one of them, for the reason.
+        max_count: this many may always shrink.
+        max_share: or this share of `live`, 0 to 1.
+        approved: how many a person approved: a ceiling.
+    """
+    limit = ceiling(live, max_count=max_count, max_share=max_share)
+    why = f"{shrunk} of {live} documents were replaced by stubs"
+    if shrunk <= limit:
+        return ChangeDecision(True, f"{why}, within {limit:g}")
+    return _unless_approved(f"{why} ({example}), more than {limit:g}", shrunk, approved)
+
+
+@dataclass(frozen=True)
+class LostField:
+    """A field that changed records had and have no more, as far as a sample tells.
+
+    Attributes:
+        name: of the field.
+        had: records of the sample that had it before.
+        lost: those of them that lack it now.
+        sampled: size of the sample.
+    """
+
+    name: str
+    had: int
+    lost: int
+    sampled: int
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether nearly every record had it: a new record is then expected to have it too."""
+        return self.had >= _NEARLY_ALL * self.sampled
+
+
+_NEARLY_ALL = 0.9
+
+
+def lost_fields(
+    pairs: Sequence[tuple[frozenset[str], frozenset[str]]], *, changed: int, limit: float
+) -> tuple[LostField, ...]:
+    """The fields that more than `limit` of the changed records lost, worst first.
+
+    A field counts when nearly all sampled records that had it lack it now: a rename takes it from
+    all of them, whereas an edit takes it from some. Fields that are only new cost nobody anything.
+
+    Args:
+        pairs: the fields of each sampled record before and after.
+        changed: how many records the sample stands for.
+        limit: this many may lose a field.
+    """
+    had: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for before, after in pairs:
+        had.update(before)
+        lost.update(before - after)
+    found = [LostField(name, had[name], n, len(pairs)) for name, n in lost.items()]
+    gone = [
+        field
+        for field in found
+        if field.lost >= _NEARLY_ALL * field.had and field.lost / len(pairs) * changed > limit
+    ]
+    return tuple(sorted(gone, key=lambda field: (-field.lost, field.name)))
+
+
+def schema_drift(
+    *, size: int, concerned: int, lost: Sequence[LostField], gained: Sequence[str], approved: int
+) -> ChangeDecision:
+    """Decide whether records that lost a field may replace what they were.
+
+    Args:
+        size: records of the source, or of the extract when that is partial.
+        concerned: how many of the extract's records lack a field that was lost.
+        lost: what `lost_fields` found.
+        gained: fields that nearly all of them have now and did not have before.
+        approved: how many a person approved: a ceiling.
+    """
+    if not lost:
+        return ChangeDecision(True, "no field was lost")
+    names = ", ".join(repr(field.name) for field in lost[:3])
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    now = f"; new: {', '.join(map(repr, gained[:3]))}" if gained else ""
+    plural = "fields" if len(lost) > 1 else "field"
+    why = f"{concerned} of {size} records lost the {plural} {names}{more}{now}"
+    return _unless_approved(why, concerned, approved)
+
+
+def _unless_approved(why: str, count: int, approved: int) -> ChangeDecision:
+    if approved >= count:
+        return ChangeDecision(True, f"{why}; {approved} were approved")
+    given = f"; the approval for {approved} does not cover them" if approved > 0 else ""
+    return ChangeDecision(False, f"{why}{given}")
 
 
 def critical_tables(results: Iterable[CheckResult], *, source: str = "") -> Gate:

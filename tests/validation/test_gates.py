@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from headwater.storage.manifest import Gate
 from headwater.validation.gates import (
     DeletionDecision,
+    ceiling,
     computable_contract,
+    content_shrink,
     deletion_guard,
+    is_stub,
+    lost_fields,
+    schema_drift,
 )
 from headwater.validation.report import RefusedRecord, ReportData, ReportedSource, render_report
 from headwater.validation.verdicts import CheckResult
@@ -93,6 +98,77 @@ def test_an_approval_is_a_ceiling_and_losing_less_is_never_worse(
         assert allowed(missing, approved) is (approved >= missing)
     if empty and missing:
         assert not allowed(missing, missing - 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stub"),
+    [(1000, 499, True), (1000, 500, False), (1000, 0, True), (199, 1, False), (200, 99, True)],
+)
+def test_a_stub_is_what_lost_most_of_a_text_that_was_one(
+    before: int, after: int, stub: bool
+) -> None:
+    """Below half of its length, if there was enough of it to be called a document."""
+    assert is_stub(before, after, below=0.5, min_chars=200) is stub
+
+
+@given(
+    live=st.integers(1, 10_000),
+    data=st.data(),
+    approved=st.integers(0, 10_000),
+    max_count=st.integers(0, 100),
+    max_share=st.floats(0, 1),
+)
+def test_fewer_stubs_are_never_worse_and_an_approval_is_a_ceiling(
+    live: int, data: st.DataObject, approved: int, max_count: int, max_share: float
+) -> None:
+    """Within the limit stubs pass unasked; beyond it exactly as many as were approved."""
+    shrunk = data.draw(st.integers(0, live))
+
+    def allowed(count: int, given_: int = 0) -> bool:
+        return content_shrink(
+            live=live,
+            shrunk=count,
+            example="a",
+            max_count=max_count,
+            max_share=max_share,
+            approved=given_,
+        ).allowed
+
+    if shrunk <= ceiling(live, max_count=max_count, max_share=max_share):
+        assert allowed(shrunk) and allowed(shrunk // 2)
+    else:
+        assert allowed(shrunk, approved) is (approved >= shrunk)
+
+
+def fields(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def test_a_field_is_lost_when_nearly_all_that_had_it_lack_it() -> None:
+    """A rename is lost and gained in all; an edit is lost in some; a new field is not lost."""
+    renamed = [(fields("a", "b"), fields("a", "c"))] * 20
+    (found,) = lost_fields(renamed, changed=500, limit=250)
+    assert (found.name, found.everywhere) == ("b", True)
+    assert not lost_fields(renamed, changed=250, limit=250), "not more than the limit"
+    edited = [*renamed[:15], *[(fields("a", "b"), fields("a", "b"))] * 5]
+    assert not lost_fields(edited, changed=500, limit=100)
+    added = [(fields("a"), fields("a", "z"))] * 20
+    assert not lost_fields(added, changed=500, limit=0)
+    rare = [*[(fields("a", "b"), fields("a"))] * 6, *[(fields("a"), fields("a"))] * 4]
+    (found,) = lost_fields(rare, changed=500, limit=250)
+    assert not found.everywhere, "a new record is not expected to have it"
+
+
+def test_a_drift_names_the_fields_and_asks_for_the_number() -> None:
+    """The message says what vanished, what came, and whether an approval covers it."""
+    lost = lost_fields([(fields("Name", "Sector"), fields("Company"))], changed=9, limit=1)
+    decision = schema_drift(size=9, concerned=9, lost=lost, gained=("Company",), approved=0)
+    assert not decision.allowed
+    assert decision.reason == "9 of 9 records lost the fields 'Name', 'Sector'; new: 'Company'"
+    assert schema_drift(size=9, concerned=9, lost=lost, gained=(), approved=9).allowed
+    short = schema_drift(size=9, concerned=9, lost=lost, gained=(), approved=8)
+    assert not short.allowed and "the approval for 8 does not cover them" in short.reason
+    assert schema_drift(size=9, concerned=0, lost=(), gained=(), approved=0).allowed
 
 
 def test_a_broken_contract_stops_and_says_why() -> None:
