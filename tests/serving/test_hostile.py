@@ -6,11 +6,15 @@ import json
 import time
 
 import anyio
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.client.client import Client as AgentClient
 
+from headwater.errors import EndpointError, ModelError
+from headwater.retrieval import Retriever
+from headwater.retrieval.embedding import HashEmbedder
 from headwater.retrieval.hits import MODES
 from headwater.serving.knowledge import Knowledge
 from headwater.serving.mcp_tools import KnowledgeTools
@@ -169,3 +173,55 @@ def test_an_agent_that_asks_too_much_is_told(base):
     assert not failed and all(bad for bad, _ in searches)
     assert sorted("too long" in text for _, text in searches) == [False, False, True, True]
     assert sorted("at once" in text for _, text in searches) == [False, False, True, True]
+
+
+# --- an encoder that is ill -------------------------------------------------------------------
+
+
+class Ill:
+    """Encodes like the twin, but for some queries."""
+
+    SICK = {  # noqa: RUF012
+        "nan": np.full((1, 32), np.nan, dtype=np.float32),
+        "inf": np.full((1, 32), np.inf, dtype=np.float32),
+        "zero": np.zeros((1, 32), dtype=np.float32),
+        "short": np.ones((1, 3), dtype=np.float32),
+        "flat": np.ones(32, dtype=np.float32),
+        "none": None,
+    }
+
+    def __init__(self):
+        self._twin = HashEmbedder()
+
+    def encode(self, texts):
+        if texts[0] == "slow":
+            raise EndpointError("The model did not answer in time", obj="m at u", todo="ask again")
+        return self.SICK[texts[0]] if texts[0] in self.SICK else self._twin.encode(texts)
+
+
+@pytest.mark.parametrize("query", [*Ill.SICK, "slow"])
+def test_an_encoder_that_fails_fails_its_question_alone(published, serving, query):
+    """In words, by every door; words need no vector, and the next question is answered."""
+    what = "in time" if query == "slow" else "no vector of the snapshot's space"
+    with Retriever.open(published.root, encoder=Ill()) as retriever:
+        for mode in ("dense", "hybrid"):
+            with pytest.raises((ModelError, EndpointError), match=what) as caught:
+                retriever.search(query, mode=mode)
+            assert caught.value.obj and caught.value.todo
+        assert retriever.search("tea", mode="lexical") and retriever.search("tea")
+    with serving(published.kb, knowledge=Knowledge(published.kb, encoder=Ill())) as client:
+        reply = client.search(query)
+        assert reply.status == (502 if query == "slow" else 503) and what in reply.json["what"]
+        assert client.search("tea").status == client.search(query, mode="lexical").status == 200
+        assert client.post("/answer", {"question": query}).status == reply.status
+    tools = KnowledgeTools(Knowledge(published.kb, encoder=Ill()))
+
+    async def run():
+        async with AgentClient(tools.server()) as client:
+            bad = await client.call_tool("search", {"query": query})
+            good = await client.call_tool("search", {"query": "tea"})
+            return bad.is_error, bad.content[0].text, good.is_error
+
+    failed, told, after = anyio.run(run)
+    tools.close()
+    assert failed and what in told and not after
