@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -24,3 +25,16 @@ def refusals(
     """The quarantine as plain rows, all of it or what concerns one source or key."""
     rows: list[dict[str, Any]] = read_quarantine(objects, manifest).to_pylist()
     return [row for row in rows if source in ("", row["source"]) and key in ("", row["key"])]
+
+
+def unreadable_before(
+    objects: ObjectStore, manifest: Manifest | None, source: str
+) -> dict[str, tuple[str, str]]:
+    """Key -> fingerprint and reason of what one source could not read: `PullRequest.refused`."""
+    found = {}
+    for row in read_quarantine(objects, manifest).to_pylist():
+        if row["source"] == source and row["rule"] == "unreadable":
+            fields = json.loads(row["payload"])
+            if fields.get("fingerprint") and fields.get("error"):
+                found[row["key"]] = (fields["fingerprint"], fields["error"])
+    return found

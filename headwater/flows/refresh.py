@@ -22,7 +22,7 @@ from headwater.errors import (
 from headwater.flows.draft import Draft, Step, build_draft, texts_to_embed
 from headwater.flows.encoding import EncodingOpener, is_current, open_encoding
 from headwater.flows.erasure import complete_erasures
-from headwater.flows.held import read_quarantine
+from headwater.flows.held import read_quarantine, unreadable_before
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.outcome import Pulled, run_entries, source_reports
@@ -173,6 +173,7 @@ class RefreshRun:
         request = PullRequest(
             watermark=state.watermark if state else None,
             known=LiveDocuments.of(live).fingerprints() if same else {},
+            refused=unreadable_before(self.store.objects, self._parent, name),
             keys=frozenset(self.options.keys) if self.options.keys else None,
             window=self.options.window,
         )

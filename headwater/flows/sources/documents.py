@@ -1,43 +1,34 @@
-"""The `documents` source: the files below a folder.
+"""The `documents` source: files of a folder, an archive, a repository, a bucket or a web listing.
 
-A file is read and hashed at each refresh, for times of modification lie (a checkout resets them, a
-copy keeps them); it is parsed only when its bytes, its parser or an option changed.
+A document is parsed only when its content, its parser or an option changed; its fingerprint says
+so. Of a file on a disk, size and times tell whether it must be opened at all (`seen`); a repository
+and a bucket name the content of each file themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import pyarrow as pa
-
 from headwater.config import DocumentsConfig, expand
-from headwater.errors import ConfigError, ParseError, SourceUnreachableError
-from headwater.flows.sources.folder import Listing, list_files, matcher, read_file
+from headwater.errors import ConfigError, ParseError
+from headwater.flows.sources.document_rows import DocumentRows
+from headwater.flows.sources.opening import open_place
 from headwater.flows.sources.parsing import ParsedDocument
+from headwater.flows.sources.parsing.decoding import check_encoding, detector
 from headwater.flows.sources.parsing.formats import FORMATS, Format, finish, no_text
 from headwater.flows.sources.parsing.worker import ParserWorker
-from headwater.flows.sources.protocol import (
-    RECORD_SCHEMA,
-    ExtractEnd,
-    Pull,
-    PullRequest,
-    canonical_json,
-)
-
-_BATCH_ROWS = 1000
-_BATCH_CHARS = 16_000_000
+from headwater.flows.sources.places import Choice, Item, Listing, Place
+from headwater.flows.sources.protocol import ExtractEnd, Pull, PullRequest, canonical_json
+from headwater.flows.sources.seen import Seen
 
 
 class DocumentsSource:
-    """The files below a folder, each a document.
-
-    Files and folders whose name starts with a dot are left out. A link is followed when it leads to
-    a file inside of the folder; links to folders are not, as what they hold is listed already.
+    """Files, each a document.
 
     Args:
         name: of the source, for messages.
@@ -45,17 +36,18 @@ class DocumentsSource:
         root: the folder of `headwater.yaml`.
 
     Raises:
-        ConfigError: the encoding is unknown, or an environment variable is not set.
+        ConfigError: the encoding is unknown, the root is of no known kind, or an environment
+            variable is not set.
     """
 
     def __init__(self, name: str, config: DocumentsConfig, *, root: Path) -> None:
         self._name = name
         self._config = config
-        self._folder = os.path.join(root, expand(config.root, where=f"sources.{name}.root"))  # noqa: PTH118
+        self._root = root
+        self._place_of = open_place(name, config, root=root)
         self._url = expand(config.url, where=f"sources.{name}.url") if config.url else None
-        self._encoding = _checked_encoding(config.encoding, where=f"sources.{name}.encoding")
-        self._wanted = matcher(config.glob)
-        self._excluded = matcher(config.exclude)
+        self._encoding = check_encoding(config.encoding, where=f"sources.{name}.encoding")
+        self._choice = Choice.of(config.glob, config.exclude)
 
     def pull(self, request: PullRequest) -> Pull:
         """Yield the documents; see `Source.pull`.
@@ -63,7 +55,7 @@ class DocumentsSource:
         Complete when every folder could be listed and all keys were asked for.
 
         Raises:
-            SourceUnreachableError: the folder is missing or cannot be listed.
+            SourceUnreachableError: the root is missing, cannot be listed or no longer answers.
             ConfigError: a window of time was asked for.
             MissingExtraError: a format's library is not installed.
         """
@@ -73,184 +65,203 @@ class DocumentsSource:
                 obj=self._name,
                 todo="leave out the window, or name documents with --key",
             )
-        listing = self._list()
-        files = listing.files
-        if request.keys is not None:
-            files = [one for one in files if one[0] in request.keys]
-        columns = _Columns(self._config.labels)
-        counts = {"unchanged": 0, "unreadable": 0}
-        tails = {one.name: self._tail(one) for one in FORMATS}
-        with ParserWorker() as worker:
-            for key, path, fmt in files:
-                state = self._take(key, path, fmt, tails[fmt.name], request.known, columns, worker)
-                if state != "present":
-                    counts[state] += 1
-                if columns.full:
-                    yield columns.batch()
+        with self._place_of() as place, self._worker() as worker:
+            # Stamps younger than this moment are not trusted: it comes before the listing.
+            seen = Seen(self._marks(), scope=self._config.root)
+            listing = place.list_files(self._choice)
+            files = listing.files
+            if request.keys is not None:
+                files = [one for one in files if one.key in request.keys]
+            reading = _Reading(self, place, worker, seen, request)
+            for item in files:
+                reading.take(item)
+                if reading.rows.full:
+                    yield reading.rows.batch()
         if request.keys is None:
             for why in listing.unnamed:
-                columns.add(None, "unreadable", error=why)
+                reading.rows.add(None, "unreadable", error=why)
+            if not listing.failed:
+                seen.save()
         else:
-            _add_absent(columns, request.keys - {one[0] for one in files}, listing)
-        if columns.rows:
-            yield columns.batch()
+            _add_absent(reading.rows, request.keys - {one.key for one in files}, listing)
+        if reading.rows.count:
+            yield reading.rows.batch()
         complete = request.keys is None and not listing.failed
-        return ExtractEnd(complete=complete, note=_note(len(files), counts, listing))
+        watermark = request.watermark if request.keys is not None else None
+        note = _note(len(files), reading.counts, listing, seen.trouble)
+        return ExtractEnd(complete=complete, watermark=watermark, note=note)
 
-    def _list(self) -> Listing:
-        try:
-            real_root = os.path.realpath(self._folder, strict=True)
-            with os.scandir(real_root):
-                pass
-        except OSError as error:
-            raise SourceUnreachableError(
-                "The folder cannot be listed",
-                obj=f"{self._name}: {self._folder}",
-                todo=f"{error.strerror}; check the path, the mount and the permissions",
-            ) from None
-        listing = list_files(real_root, self._wanted, self._excluded)
-        if "" in listing.failed:
-            raise SourceUnreachableError(
-                "The folder cannot be listed",
-                obj=f"{self._name}: {self._folder}",
-                todo=listing.failed[""],
-            )
-        return listing
+    def _worker(self) -> ParserWorker:
+        return ParserWorker(deadline_s=self._config.timeout.total_seconds())
 
-    def _take(
+    def _marks(self) -> Path:
+        return self._root / ".headwater" / "seen" / self._name
+
+    def link(self, key: str) -> str | None:
+        """The document's address by the configured template."""
+        return self._url.replace("{key}", quote(key)) if self._url else None
+
+    def tails(self, fmt: Format) -> _Tails:
+        """What follows the name of the content in a fingerprint: all else that makes the record."""
+        link = f";{hashlib.sha256(self._url.encode()).hexdigest()[:8]}" if self._url else ""
+        plain = f":{fmt.parser_id(self._encoding)}{link}"
+        guessed = f"{plain};{detector()}" if fmt.encoded and self._encoding == "auto" else plain
+        limits = f";{self._config.timeout.total_seconds():g}s"
+        return _Tails(plain, guessed, guessed + limits)
+
+    def parse(self, item: Item, data: bytes, worker: ParserWorker) -> ParsedDocument:
+        """The document in `data`.
+
+        Raises:
+            ParseError: there is none, and why.
+        """
+        if not data.strip():
+            raise no_text(item.key)
+        item.format.check_installed()
+        parsed = worker.parse(item.format, data, name=item.key, encoding=self._encoding)
+        return finish(parsed, name=item.key)
+
+    @property
+    def max_bytes(self) -> int:
+        """A larger file goes to quarantine."""
+        return self._config.max_bytes
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Put on every document."""
+        return self._config.labels
+
+
+@dataclass(frozen=True)
+class _Tails:
+    """How the fingerprints of one format end.
+
+    Attributes:
+        plain: of a document whose encoding was given, or plain to see.
+        guessed: of one whose encoding had to be detected: the detector plays a part.
+        failed: of one that could not be parsed: the limits play a part too.
+    """
+
+    plain: str
+    guessed: str
+    failed: str
+
+
+class _Reading:
+    """One pull: the files of a listing become rows.
+
+    Attributes:
+        rows: what was read and not yet yielded.
+        counts: how many files were unchanged, unreadable, …
+    """
+
+    def __init__(
         self,
-        key: str,
-        path: str,
-        fmt: Format,
-        tail: str,
-        known: Any,
-        columns: _Columns,
+        source: DocumentsSource,
+        place: Place,
         worker: ParserWorker,
-    ) -> str:
-        """Add one file to `columns`; returns its state."""
+        seen: Seen,
+        request: PullRequest,
+    ) -> None:
+        self._source = source
+        self._place = place
+        self._worker = worker
+        self._seen = seen
+        self._known = request.known
+        # Whoever asks for a document by name wants it tried again.
+        self._refused = request.refused if request.keys is None else {}
+        self._tails = {one.name: source.tails(one) for one in FORMATS}
+        self.rows = DocumentRows(source.labels)
+        self.counts: Counter[str] = Counter()
+
+    def take(self, item: Item) -> None:
+        """Add the row of one file."""
+        tails = self._tails[item.format.name]
+        known = self._known.get(item.key)
+        refused = self._refused.get(item.key)
+        if refused is None:
+            # The common case, in few steps: nothing is opened.
+            if known is not None and self._still(item, known, tails.plain, tails.guessed):
+                self._unchanged(item, known)
+                return
+        elif self._still(item, refused[0], tails.failed):
+            self._fail(item, refused[1], refused[0], tried=False)
+            return
+        self._read(item, tails, known, refused)
+
+    def _still(self, item: Item, fingerprint: str, *tails: str) -> bool:
+        """Whether the file has this fingerprint, as far as can be told without opening it."""
+        content, colon, tail = fingerprint.partition(":")
+        if colon + tail not in tails:
+            return False
+        if item.version is not None:
+            return content == item.version
+        return self._seen.holds(item.key, fingerprint, item.stamp)
+
+    def _read(
+        self, item: Item, tails: _Tails, known: str | None, refused: tuple[str, str] | None
+    ) -> None:
+        failed = None
         try:
-            data = read_file(path, self._config.max_bytes)
-            fingerprint = hashlib.sha256(data).hexdigest() + tail
-            if known.get(key) == fingerprint:
-                columns.unchanged(key, fingerprint)
-                return "unchanged"
-            parsed = self._parse(fmt, data, key, worker)
+            data = self._place.read(item, self._source.max_bytes)
+            content = item.version or hashlib.sha256(data).hexdigest()
+            failed = content + tails.failed
+            if refused is not None and refused[0] == failed:
+                self._fail(item, refused[1], failed, tried=False)
+                return
+            if refused is None and known in (content + tails.plain, content + tails.guessed):
+                self._unchanged(item, known)
+                return
+            parsed = self._source.parse(item, data, self._worker)
         except ParseError as error:
-            columns.add(key, "unreadable", error=_reason(error))
-            return "unreadable"
+            self._fail(item, _reason(error), failed)
+            return
         except OSError as error:
-            columns.add(key, "unreadable", error=f"the file cannot be read: {error.strerror}")
-            return "unreadable"
+            self._fail(item, f"the file cannot be read: {error.strerror or error}", None)
+            return
+        if known is not None and known.partition(":")[0] == content:
+            self.counts["parsed anew for another parser or option"] += 1
+        self._present(item, parsed, content, tails)
+
+    def _unchanged(self, item: Item, fingerprint: str) -> None:
+        self.counts["unchanged"] += 1
+        if item.version is None:
+            self._seen.keep(item.key, fingerprint, item.stamp)
+        self.rows.unchanged(item.key, fingerprint)
+
+    def _fail(self, item: Item, why: str, fingerprint: str | None, *, tried: bool = True) -> None:
+        self.counts["unreadable" if tried else "unreadable as before"] += 1
+        if fingerprint is not None and item.version is None:
+            self._seen.keep(item.key, fingerprint, item.stamp)
+        self.rows.add(item.key, "unreadable", error=why, fingerprint=fingerprint)
+
+    def _present(self, item: Item, parsed: ParsedDocument, content: str, tails: _Tails) -> None:
+        key = item.key
+        fingerprint = content + (tails.guessed if "encoding" in parsed.metadata else tails.plain)
+        if item.version is None:
+            self._seen.keep(key, fingerprint, item.stamp)
         stem = key.rpartition("/")[2]
-        columns.add(
+        own = {"path": key, "format": item.format.name}
+        self.rows.add(
             key,
             "present",
             text=parsed.text,
             title=parsed.title or stem.rpartition(".")[0] or stem,
-            url=self._url.replace("{key}", quote(key)) if self._url else None,
-            metadata=canonical_json({**parsed.metadata, "path": key, "format": fmt.name}),
+            url=self._source.link(key),
+            metadata=canonical_json({**parsed.metadata, **own}),
             fingerprint=fingerprint,
+            source_ts=item.source_ts,
         )
-        return "present"
-
-    def _parse(self, fmt: Format, data: bytes, key: str, worker: ParserWorker) -> ParsedDocument:
-        if not data.strip():
-            raise no_text(key)
-        fmt.check_installed()
-        if fmt.isolated:
-            parsed = worker.parse(fmt, data, name=key, encoding=self._encoding)
-        else:
-            parsed = fmt.parser()(data, name=key, encoding=self._encoding)
-        return finish(parsed, name=key)
-
-    def _tail(self, fmt: Format) -> str:
-        """What follows the hash of the bytes in a fingerprint: all else that makes the record."""
-        link = f";{hashlib.sha256(self._url.encode()).hexdigest()[:8]}" if self._url else ""
-        return f":{fmt.parser_id(self._encoding)}{link}"
 
 
-class _Columns:
-    """The next batch, built by column: a row of an unchanged file is three appends."""
-
-    def __init__(self, labels: tuple[str, ...]) -> None:
-        self._labels = list(labels)
-        self._clear()
-
-    def _clear(self) -> None:
-        self._key: list[str | None] = []
-        self._state: list[str] = []
-        self._fingerprint: list[str | None] = []
-        # The other columns are sparse in a refresh where little changed: row -> value.
-        self._sparse: dict[str, dict[int, str]] = {
-            name: {} for name in ("text", "title", "url", "metadata", "error")
-        }
-        self._chars = 0
-
-    @property
-    def rows(self) -> int:
-        return len(self._key)
-
-    @property
-    def full(self) -> bool:
-        return len(self._key) >= _BATCH_ROWS or self._chars >= _BATCH_CHARS
-
-    def unchanged(self, key: str, fingerprint: str) -> None:
-        self._key.append(key)
-        self._state.append("unchanged")
-        self._fingerprint.append(fingerprint)
-
-    def add(
-        self, key: str | None, state: str, *, fingerprint: str | None = None, **values: str | None
-    ) -> None:
-        row = len(self._key)
-        self._key.append(key)
-        self._state.append(state)
-        self._fingerprint.append(fingerprint)
-        for name, value in values.items():
-            if value is not None:
-                self._sparse[name][row] = value
-        self._chars += len(values.get("text") or "")
-
-    def batch(self) -> pa.RecordBatch:
-        """Everything so far; empties the columns."""
-        count = len(self._key)
-        columns: dict[str, Any] = {
-            name: pa.array([values.get(row) for row in range(count)], pa.string())
-            if values
-            else pa.nulls(count, pa.string())
-            for name, values in self._sparse.items()
-        }
-        columns["key"] = pa.array(self._key, pa.string())
-        columns["state"] = pa.array(self._state, pa.string())
-        columns["fingerprint"] = pa.array(self._fingerprint, pa.string())
-        columns["labels"] = pa.array([self._labels] * count, pa.list_(pa.string()))
-        columns["source_ts"] = pa.nulls(count, RECORD_SCHEMA.field("source_ts").type)
-        self._clear()
-        arrays = [columns[name] for name in RECORD_SCHEMA.names]
-        return pa.RecordBatch.from_arrays(arrays, schema=RECORD_SCHEMA)
-
-
-def _add_absent(columns: _Columns, keys: Iterable[str], listing: Listing) -> None:
+def _add_absent(rows: DocumentRows, keys: Iterable[str], listing: Listing) -> None:
     """Keys that were asked for and are not listed: gone, unless their folder failed."""
     for key in sorted(keys):
         why = next((w for p, w in listing.failed.items() if key.startswith(p)), None)
         if why is None:
-            columns.add(key, "gone")
+            rows.add(key, "gone")
         else:
-            columns.add(key, "unreadable", error=f"its folder cannot be listed: {why}")
-
-
-def _checked_encoding(encoding: str, *, where: str) -> str:
-    try:
-        # Empty bytes would be decoded without a look at the name.
-        b"\n\n\n\n".decode(encoding)
-    except UnicodeError:
-        pass
-    except LookupError:
-        raise ConfigError(
-            "No such encoding", obj=f"{where}: {encoding}", todo="utf-8, cp1252, latin-1, …"
-        ) from None
-    return encoding
+            rows.add(key, "unreadable", error=f"its folder cannot be listed: {why}")
 
 
 def _reason(error: ParseError) -> str:
@@ -259,7 +270,7 @@ def _reason(error: ParseError) -> str:
     return f"{what}: {error.todo}" if error.todo else what
 
 
-def _note(count: int, counts: dict[str, int], listing: Listing) -> str:
+def _note(count: int, counts: Counter[str], listing: Listing, trouble: str) -> str:
     parts = [f"{count:,} files"]
     parts += [f"{number:,} {state}" for state, number in counts.items() if number]
     if listing.other:
@@ -268,6 +279,8 @@ def _note(count: int, counts: dict[str, int], listing: Listing) -> str:
         parts.append(f"{listing.links:,} links not followed")
     if listing.unnamed:
         parts.append(f"{len(listing.unnamed):,} without a usable name")
+    if trouble:
+        parts.append(f"the marks of what was seen cannot be kept ({trouble})")
     for prefix, why in sorted(listing.failed.items()):
         parts.append(f"incomplete: {prefix} cannot be listed ({why})")
     return ", ".join(parts)

@@ -6,15 +6,13 @@ Nothing is remembered between two listings, and nothing is followed out of the f
 from __future__ import annotations
 
 import os
-import re
 import stat
-import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from operator import itemgetter
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
-from headwater.errors import ParseError
-from headwater.flows.sources.parsing.formats import BY_SUFFIX, Format
+from headwater.errors import ParseError, SourceUnreachableError
+from headwater.flows.sources.places import Choice, Item, Listing, encodes, format_of, normal
 
 _FLAGS = (
     os.O_RDONLY
@@ -24,56 +22,84 @@ _FLAGS = (
 )
 
 
-@dataclass
-class Listing:
-    """What a folder holds.
+class FolderPlace:
+    """A folder of this machine.
 
-    Attributes:
-        files: (key, path, format) of each file that is wanted, in the order of keys.
-        unnamed: files that no key can name, and why.
-        failed: folders that could not be listed, as key prefixes, and why.
-        other: wanted files of a format that no parser reads.
-        links: links that were not followed.
-    """
-
-    files: list[tuple[str, str, Format]] = field(default_factory=list)
-    unnamed: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    other: int = 0
-    links: int = 0
-
-
-def list_files(
-    root: str, wanted: re.Pattern[str] | None, excluded: re.Pattern[str] | None
-) -> Listing:
-    """List the files below `root`, without recursion: the depth is the folder's choice.
+    Files and folders whose name starts with a dot are left out. A link is followed when it leads to
+    a file inside of the folder; links to folders are not, as what they hold is listed already.
 
     Args:
-        root: the folder, its links resolved.
-        wanted: keys to take, as made by `matcher`; None takes nothing.
-        excluded: keys to leave out; a folder that matches is not entered.
+        name: of the source, for messages.
+        folder: its path.
     """
-    listing = Listing()
-    folders = [(root, "")]
-    while folders:
-        folder, prefix = folders.pop()
+
+    def __init__(self, name: str, folder: str) -> None:
+        self._name = name
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def list_files(self, choice: Choice) -> Listing:
+        """See `Place.list_files`; without recursion, as the depth is the folder's choice."""
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    key = _normal(prefix + entry.name)
-                    if excluded is not None and excluded.fullmatch(key):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append((entry.path, key + "/"))
-                    elif wanted is not None and wanted.fullmatch(key):
-                        _add_file(listing, root, entry, key)
+            root = os.path.realpath(self._folder, strict=True)
+            with os.scandir(root):
+                pass
         except OSError as error:
-            listing.failed[prefix] = error.strerror or str(error)
-    listing.files.sort(key=itemgetter(0, 1))
-    _set_doubles_aside(listing)
-    return listing
+            raise self._unreachable(
+                f"{error.strerror}; check the path, the mount and the permissions"
+            ) from None
+        listing = Listing()
+        folders = [(root, "")]
+        while folders:
+            folder, prefix = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        _take(listing, folders, root, entry, prefix, choice)
+            except OSError as error:
+                listing.failed[prefix] = error.strerror or str(error)
+        if "" in listing.failed:
+            raise self._unreachable(listing.failed[""])
+        listing.close()
+        return listing
+
+    def read(self, item: Item, max_bytes: int) -> bytes:
+        """See `Place.read`."""
+        return read_file(item.at, max_bytes)
+
+    def _unreachable(self, why: str) -> SourceUnreachableError:
+        return SourceUnreachableError(
+            "The folder cannot be listed", obj=f"{self._name}: {self._folder}", todo=why
+        )
+
+
+def _take(
+    listing: Listing,
+    folders: list[tuple[str, str]],
+    root: str,
+    entry: os.DirEntry[str],
+    prefix: str,
+    choice: Choice,
+) -> None:
+    if entry.name.startswith("."):
+        return
+    key = normal(prefix + entry.name)
+    if choice.leaves_out(key):
+        return
+    if entry.is_dir(follow_symlinks=False):
+        folders.append((entry.path, key + "/"))
+    elif choice.takes(key):
+        _add_file(listing, root, entry, key)
 
 
 def _add_file(listing: Listing, root: str, entry: os.DirEntry[str], key: str) -> None:
@@ -87,14 +113,29 @@ def _add_file(listing: Listing, root: str, entry: os.DirEntry[str], key: str) ->
     elif not entry.is_file(follow_symlinks=False):
         listing.other += 1
         return
-    fmt = BY_SUFFIX.get(entry.name.rpartition(".")[2].lower() if "." in entry.name else "")
+    fmt = format_of(entry.name)
     if fmt is None:
         listing.other += 1
-    elif not key.isascii() and not _encodes(key):
+    elif not key.isascii() and not encodes(key):
         shown = key.encode("utf-8", "backslashreplace").decode()
         listing.unnamed.append(f"the file's name is not UTF-8: {shown}")
     else:
-        listing.files.append((key, path, fmt))
+        listing.files.append(Item(key, path, fmt, _stamp(entry, path)))
+
+
+def _stamp(entry: os.DirEntry[str], path: str) -> str:
+    """Size, both times and the inode: see `seen` for what they are worth."""
+    try:
+        info = entry.stat(follow_symlinks=False) if path == entry.path else os.lstat(path)
+    except OSError:
+        return ""
+    return stamp_of(info)
+
+
+def stamp_of(info: os.stat_result) -> str:
+    """`newest time:size:mtime:ctime:inode`, times in ns."""
+    changed, moved = info.st_mtime_ns, info.st_ctime_ns
+    return f"{max(changed, moved)}:{info.st_size}:{changed}:{moved}:{info.st_ino}"
 
 
 def _inside(root: str, path: str) -> str | None:
@@ -104,15 +145,6 @@ def _inside(root: str, path: str) -> str | None:
         return None
     below = target[len(root.rstrip(os.sep)) :]
     return None if f"{os.sep}." in below else target
-
-
-def _set_doubles_aside(listing: Listing) -> None:
-    """Two names that are one after normalisation: the first keeps the key."""
-    files = listing.files
-    doubles = [at for at in range(1, len(files)) if files[at][0] == files[at - 1][0]]
-    for at in reversed(doubles):
-        key = files.pop(at)[0]
-        listing.unnamed.append(f"another file's name differs only in its Unicode form: {key}")
 
 
 def read_file(path: str, max_bytes: int) -> bytes:
@@ -128,11 +160,7 @@ def read_file(path: str, max_bytes: int) -> bytes:
         if not stat.S_ISREG(info.st_mode):
             raise ParseError("The file is no regular file", obj=path)
         if info.st_size > max_bytes:
-            raise ParseError(
-                "The file is too large",
-                obj=path,
-                todo=f"{info.st_size:,} bytes, max_bytes is {max_bytes:,}",
-            )
+            raise too_large(path, info.st_size, max_bytes)
         # One byte more than announced tells, in most cases with one call, that this was all.
         data = os.read(handle, info.st_size + 1)
         if len(data) == info.st_size:
@@ -142,44 +170,16 @@ def read_file(path: str, max_bytes: int) -> bytes:
         os.close(handle)
 
 
+def too_large(name: str, size: int, max_bytes: int) -> ParseError:
+    """The error for a file above the configured bound."""
+    return ParseError(
+        "The file is too large", obj=name, todo=f"{size:,} bytes, max_bytes is {max_bytes:,}"
+    )
+
+
 def _rest(handle: int, left: int, path: str) -> Iterator[bytes]:
     while part := os.read(handle, 1 << 20):
         left -= len(part)
         if left < 0:
             raise ParseError("The file is too large", obj=path, todo="it grew while it was read")
         yield part
-
-
-def matcher(globs: Iterable[str]) -> re.Pattern[str] | None:
-    """One pattern for all `globs`, None for none: `**` crosses folders, `*` and `?` do not."""
-    patterns = [_translate(_normal(glob.strip("/"))) for glob in globs]
-    return re.compile("|".join(patterns), re.DOTALL) if patterns else None
-
-
-def _translate(glob: str) -> str:
-    out = ""
-    for part in re.findall(r"\*\*/|\*+|\?|\[!?\]?[^\]/]*\]|.", glob, re.DOTALL):
-        if part == "**/":
-            out += "(?:[^/]+/)*" if not out or out.endswith(("/", ")*")) else ".*/"
-        elif part.startswith("*"):
-            out += ".*" if len(part) > 1 else "[^/]*"
-        elif part == "?":
-            out += "[^/]"
-        elif part.startswith("[") and len(part) > 2:
-            inner = part[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-            out += f"(?!/)[{'^' + inner[1:] if inner.startswith('!') else inner}]"
-        else:
-            out += re.escape(part)
-    return out
-
-
-def _normal(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -36,8 +36,9 @@ RECORD_SCHEMA = pa.schema(
 
 `key` names the record within its source; a null or empty key goes to quarantine. `text` is markdown
 or plain text. `metadata` is a JSON object. `fingerprint` is the source's own cheap proof that
-nothing changed (a hash of a file's bytes and its parser); null when it has none. `state` is one of
-`STATES`; `error` says why an `unreadable` record has no text.
+nothing changed (a hash of a file's bytes and its parser); null when it has none; that of an
+`unreadable` record is remembered with the refusal. `state` is one of `STATES`; `error` says why an
+`unreadable` record has no text.
 """
 
 STATES = ("present", "unchanged", "gone", "unreadable")
@@ -77,12 +78,15 @@ class PullRequest:
         watermark: what the last published extract returned, or None for the first.
         known: key -> fingerprint of every live document of the source that has one. A source may
             answer `unchanged` for a key whose fingerprint is still the same.
+        refused: key -> fingerprint and reason of records that came `unreadable` and wait in
+            quarantine. A source may yield them again for the same fingerprint without trying.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
     """
 
     watermark: str | None = None
     known: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     keys: frozenset[str] | None = None
     window: Window | None = None
 

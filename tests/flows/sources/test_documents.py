@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +16,12 @@ from headwater.errors import ConfigError, SourceUnreachableError
 from headwater.flows.sources.documents import DocumentsSource
 from headwater.flows.sources.protocol import (
     RECORD_SCHEMA,
-    STATES,
     ExtractEnd,
     PullRequest,
     Source,
     Window,
 )
 
-_HOSTILE = Path(__file__).parents[4] / "shared" / "corpora" / "hostile"
 _is_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
 Rows = dict[str | None, dict[str, Any]]
@@ -141,7 +138,7 @@ def test_a_renamed_file_keeps_its_text(folder: Path) -> None:
         ("empty.md", b"", "the file holds no text"),
         ("blank.txt", b" \n\t\n", "the file holds no text"),
         ("blank.html", b"<p> </p>", "the file holds no text"),
-        ("latin.txt", b"zw\xf6lf", "byte 2"),
+        ("odd.txt", b"zw\x81lf", "byte 2"),
         ("binary.txt", b"a\x00b", "looks binary"),
         ("broken.json", b'{"a": ', "line 1"),
         ("broken.pdf", b"%PDF-1.4", "cannot be opened"),
@@ -150,14 +147,14 @@ def test_a_renamed_file_keeps_its_text(folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_read_says_why(folder: Path, name: str, content: bytes, why: str) -> None:
-    """A bad file is a record with its reason and no fingerprint; the others are as they were."""
+    """A bad file is a record with its reason; the others are as they were."""
     _put(folder, name, content)
     rows, end = _pull(_source(folder, max_bytes=200))
     bad = next(row for row in rows if row["key"] == name)
     assert bad["state"] == "unreadable"
     assert why in bad["error"]
     assert bad["text"] is None
-    assert bad["fingerprint"] is None
+    assert (bad["fingerprint"] is None) == (name == "large.txt"), "bytes that were read are known"
     assert [row["state"] for row in rows if row is not bad] == ["present"] * 4
     assert end.complete
 
@@ -357,18 +354,3 @@ def test_front_matter_cannot_forge_the_path(folder: Path) -> None:
         "path": "x.md",
         "status": "Final",
     }
-
-
-@pytest.mark.skipif(not _HOSTILE.is_dir(), reason="the shared hostile corpus is not here")
-def test_hostile_files_are_records() -> None:
-    """Damaged and trick files become text or a reason; none raises, hangs or ends the process."""
-    config = DocumentsConfig(kind="documents", root=str(_HOSTILE))
-    started = time.monotonic()
-    rows, end = _pull(DocumentsSource("hostile", config, root=Path()))
-    assert time.monotonic() - started < 600
-    assert end.complete
-    assert len(rows) > 40
-    for row in rows:
-        assert row["state"] in STATES
-        assert bool(row["text"]) == (row["state"] == "present")
-        assert bool(row["error"]) == (row["state"] == "unreadable")

@@ -346,7 +346,8 @@ def test_pdf_takes_its_headings_from_the_outline() -> None:
         "# Scope\n\nThis is the scope and it\ngoes on.\n\n# Hidden\n\nover the page.\n\n# Terms"
     )
     assert parsed.title == "The Rules"
-    assert parsed.metadata == {"pages": 3}
+    assert parsed.metadata == {"pages": 3, "page_starts": [0, 44, 70]}
+    assert parsed.text[70:] == "# Terms"
 
 
 def test_pdf_drops_running_lines() -> None:

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-MAX_TEXT = 100_000_000
+MAX_TEXT = 20_000_000
 """Characters of text one document may grow to; above it a small file is taken for a bomb."""
+
+MAX_DEPTH = 2
+"""Archives that may lie in one another."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import cast
+from typing import Any, cast
 
 from headwater.errors import MissingExtraError, ParseError
 from headwater.flows.sources.parsing import MAX_TEXT, ParsedDocument, Parser
@@ -24,9 +24,8 @@ class Format:
         revision: raised whenever the same bytes would give another text.
         module: the module below this package that holds the parser.
         function: the parser's name there.
-        isolated: the parser runs in the worker process.
         encoded: the configured encoding plays a part.
-        library: the distribution whose version changes the text, None for own code.
+        libraries: the distributions whose versions change the text; none for own code.
         requires: what must be importable.
     """
 
@@ -35,10 +34,9 @@ class Format:
     revision: int
     module: str
     function: str
-    isolated: bool = False
     encoded: bool = True
-    library: str | None = None
-    requires: str | None = None
+    libraries: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     def parser(self) -> Parser:
         """The parser itself; its module is imported now."""
@@ -49,8 +47,7 @@ class Format:
     def parser_id(self, encoding: str) -> str:
         """The name of the parser, its revision, its library and the options that reach it."""
         parts = [f"{self.name}/{self.revision}"]
-        if self.library:
-            parts.append(f"{self.library} {_installed(self.library)}")
+        parts += [f"{library} {_installed(library)}" for library in self.libraries]
         if self.encoded:
             parts.append(encoding)
         return ";".join(parts)
@@ -61,40 +58,56 @@ class Format:
         Raises:
             MissingExtraError: it is not.
         """
-        if self.requires and find_spec(self.requires) is None:
-            raise MissingExtraError.of(self.requires, "pipeline")
+        for module in self.requires:
+            if find_spec(module) is None:
+                raise MissingExtraError.of(module, "pipeline")
+
+
+def _own(name: str, suffixes: str, revision: int, module: str, **options: Any) -> Format:
+    """A format that our own code reads; the parser is called after it."""
+    return Format(name, tuple(suffixes.split(" ")), revision, module, f"parse_{name}", **options)
+
+
+def _office(name: str, revision: int) -> Format:
+    """A format that xberg reads."""
+    return Format(
+        name,
+        (name,),
+        revision,
+        "office",
+        f"parse_{name}",
+        encoded=False,
+        libraries=("xberg",),
+        requires=("xberg",),
+    )
 
 
 FORMATS = (
-    Format("markdown", ("md", "markdown"), 2, "text", "parse_markdown"),
-    Format("rst", ("rst",), 1, "text", "parse_rst"),
-    Format("text", ("txt", "text", ""), 1, "text", "parse_text"),
-    Format("csv", ("csv",), 1, "structured", "parse_csv"),
-    Format("tsv", ("tsv",), 1, "structured", "parse_tsv"),
-    Format("json", ("json",), 1, "structured", "parse_json"),
-    Format("jsonl", ("jsonl", "ndjson"), 1, "structured", "parse_jsonl"),
-    Format("html", ("html", "htm"), 1, "markup", "parse_html", isolated=True, requires="lxml"),
-    Format(
-        "docx",
-        ("docx",),
-        1,
-        "office",
-        "parse_docx",
-        isolated=True,
-        encoded=False,
-        library="xberg",
-        requires="xberg",
-    ),
+    _own("markdown", "md markdown", 3, "text"),
+    _own("rst", "rst rest", 2, "rst"),
+    _own("text", "txt text ", 2, "text"),
+    _own("csv", "csv", 2, "structured"),
+    _own("tsv", "tsv", 2, "structured"),
+    _own("json", "json", 1, "structured"),
+    _own("jsonl", "jsonl ndjson", 1, "structured"),
+    _own("notebook", "ipynb", 1, "notebook", encoded=False),
+    _own("html", "html htm xhtml", 2, "markup", requires=("lxml",)),
+    _own("mail", "eml", 1, "mail", requires=("lxml",)),
+    _own("pptx", "pptx", 1, "slides", encoded=False, requires=("lxml",)),
+    _own("gzip", "gz", 1, "compressed"),
+    _office("docx", 2),
+    _office("xlsx", 1),
+    _office("odt", 1),
+    _office("rtf", 1),
     Format(
         "pdf",
         ("pdf",),
-        1,
+        2,
         "pdf",
         "parse_pdf",
-        isolated=True,
         encoded=False,
-        library="pypdfium2",
-        requires="pypdfium2",
+        libraries=("pypdfium2", "xberg"),
+        requires=("pypdfium2", "xberg"),
     ),
 )
 BY_NAME = {one.name: one for one in FORMATS}

@@ -14,7 +14,13 @@ from typing import Any
 
 from headwater.errors import MissingExtraError, ParseError
 from headwater.flows.sources.parsing import ParsedDocument
-from headwater.flows.sources.parsing.text import byte_order_mark, decode, escape_marks
+from headwater.flows.sources.parsing.decoding import (
+    AUTO,
+    byte_order_mark,
+    decode,
+    decode_naming,
+)
+from headwater.flows.sources.parsing.text import escape_marks
 
 _DROPPED = frozenset(
     {
@@ -92,31 +98,54 @@ def parse_html(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     """The main content as markdown.
 
     The encoding is the byte order mark's, else the page's own `<meta charset>`, else `encoding`.
+    With AUTO a page is read as a browser does: NUL characters are dropped, and what fits no
+    encoding at all is taken for windows-1252.
     """
-    tree = _read(_decode(data, name=name, encoding=encoding), name=name)
+    page, about = _decode(data, name=name, encoding=encoding)
+    text, title = html_to_markdown(page, name=name)
+    return ParsedDocument(text, title, about)
+
+
+def html_to_markdown(page: str, *, name: str) -> tuple[str, str | None]:
+    """The main content of a page, and its first heading or else its title.
+
+    Raises:
+        ParseError: the page cannot be read to its end.
+    """
+    tree = _read(page, name=name)
     if tree is None:
-        return ParsedDocument("")
+        return "", None
     writer = _Writer()
     for root in _candidates(tree):
         writer = _Writer()
         writer.walk(root)
         if writer.text:
             break
-    title = writer.title or _flat(tree.find(".//title"))
-    return ParsedDocument(writer.text, title or None)
+    return writer.text, writer.title or _flat(tree.find(".//title")) or None
 
 
-def _decode(data: bytes, *, name: str, encoding: str) -> str:
+def _decode(data: bytes, *, name: str, encoding: str) -> tuple[str, dict[str, str]]:
+    if encoding == AUTO and byte_order_mark(data) is None and b"\x00" in data[1::2][:4096]:
+        try:
+            return decode_naming(data, name=name, encoding=AUTO)
+        except ParseError:
+            data = data.replace(b"\x00", b"")
     declared = _CHARSET.search(data[:2048])
     if declared and not byte_order_mark(data):
         own = declared[1].decode("ascii", "replace").lower()
         # A page whose <meta> could be read as ASCII is not UTF-16, whatever it says: HTML says so too.
         own = "utf-8" if own.startswith(("utf-16", "utf16", "utf-32", "utf32")) else own
         try:
-            return decode(data, name=name, encoding=own)
+            return decode(data, name=name, encoding=own), {}
         except (LookupError, ParseError):
             pass
-    return decode(data, name=name, encoding=encoding)
+    try:
+        return decode_naming(data, name=name, encoding=encoding)
+    except ParseError:
+        if encoding != AUTO or byte_order_mark(data):
+            raise
+    page = data.replace(b"\x00", b"").decode("cp1252", "replace")
+    return page.replace("\r\n", "\n").replace("\r", "\n"), {"encoding": "cp1252"}
 
 
 def _read(text: str, *, name: str) -> Any:

@@ -15,12 +15,12 @@ from typing import Any
 from headwater.errors import MissingExtraError, ParseError
 from headwater.flows.sources.parsing import ParsedDocument
 from headwater.flows.sources.parsing.formats import no_text
-from headwater.flows.sources.parsing.text import escape_marks
+from headwater.flows.sources.parsing.office import extract
+from headwater.flows.sources.parsing.pdf_pages import read_page
+from headwater.flows.sources.parsing.text import escape_marks, first_heading
 
 _EDGE = 2
 _MIN_PAGES = 4
-# What pdfium puts where a word was broken at the end of a line.
-_HYPHEN = re.compile("[\x02\ufffe][ \r\n]*")
 _BAD_TITLE = re.compile(r"^(untitled.*|microsoft word - .*|.*\.[a-z0-9]{2,4})$", re.IGNORECASE)
 
 
@@ -34,7 +34,13 @@ class _Entry:
 
 
 def parse_pdf(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
-    """The text of a PDF; `pages` stands in the metadata."""
+    """The text of a PDF; `pages` and `page_starts` (offsets into the text) stand in the metadata.
+
+    What pdfium cannot open at all is tried by xberg, which repairs more.
+
+    Raises:
+        ParseError: it is protected, damaged, without text, or its text is not made of characters.
+    """
     try:
         import pypdfium2
     except ImportError:
@@ -42,9 +48,10 @@ def parse_pdf(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     try:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
-        raise ParseError("The PDF cannot be opened", obj=name, todo=str(error)) from None
+        return _repaired(data, str(error), name=name)
     try:
-        pages = [_read_page(document, at, name=name) for at in range(len(document))]
+        document.init_forms()
+        pages = [read_page(document, at, name=name) for at in range(len(document))]
         outline = _read_outline(document)
         title = " ".join((document.get_metadata_value("Title") or "").split())
     finally:
@@ -52,23 +59,23 @@ def parse_pdf(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     pages = _strip_running_lines(pages)
     if not any(any(page) for page in pages):
         raise no_text(name, f"none on {len(pages)} pages: a scan, or damaged")
-    text = _join_pages([_with_headings(page, at, outline) for at, page in enumerate(pages)])
+    text, starts = _join_pages([_with_headings(page, at, outline) for at, page in enumerate(pages)])
     if not title or _BAD_TITLE.match(title):
         title = outline[0].title if outline else ""
-    return ParsedDocument(text, title or None, {"pages": len(pages)})
+    return ParsedDocument(text, title or None, {"pages": len(pages), "page_starts": starts})
 
 
-def _read_page(document: Any, at: int, *, name: str) -> list[str]:
-    import pypdfium2
-
+def _repaired(data: bytes, why: str, *, name: str) -> ParsedDocument:
+    if "password" in why.lower():
+        raise ParseError("The PDF is protected by a password", obj=name, todo="save it without one")
+    broken = ParseError("The PDF cannot be opened", obj=name, todo=why)
     try:
-        page = document[at]
-        content = page.get_textpage().get_text_range()
-        page.close()
-    except pypdfium2.PdfiumError as error:
-        raise ParseError(f"Page {at + 1} cannot be read", obj=name, todo=str(error)) from None
-    content = _HYPHEN.sub("", content).replace("\r\n", "\n").replace("\r", "\n")
-    return [line.rstrip() for line in content.strip().split("\n")]
+        text = extract(data, "pdf", name=name).strip("\n")
+    except ParseError:
+        raise broken from None
+    if not text.strip():
+        raise broken
+    return ParsedDocument(text, first_heading(text))
 
 
 def _read_outline(document: Any) -> list[_Entry]:
@@ -143,12 +150,20 @@ def _letters(text: str) -> str:
     return "".join(char for char in text.casefold() if char.isalnum())
 
 
-def _join_pages(pages: list[str]) -> str:
-    """The pages in one text; a sentence that runs over the page's end stays one paragraph."""
-    text = ""
+def _join_pages(pages: list[str]) -> tuple[str, list[int]]:
+    """The pages in one text, and where each begins; a sentence may run over a page's end."""
+    parts: list[str] = []
+    starts = []
+    size = 0
+    last = ""
     for page in pages:
-        if not page:
-            continue
-        runs_on = text and text[-1] not in ".!?:" and page[0].islower()
-        text += ("\n" if runs_on else "\n\n" if text else "") + page
-    return text
+        if page and last:
+            gap = "\n" if last not in ".!?:" and page[0].islower() else "\n\n"
+            parts.append(gap)
+            size += len(gap)
+        starts.append(size)
+        if page:
+            parts.append(page)
+            size += len(page)
+            last = page[-1]
+    return "".join(parts), starts

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from headwater.errors import ParseError
 from headwater.flows.sources.parsing import MAX_TEXT, ParsedDocument
-from headwater.flows.sources.parsing.text import decode
+from headwater.flows.sources.parsing.decoding import decode, decode_naming
 
 _FIELD_LIMIT = 2**31 - 1
 
@@ -24,13 +24,14 @@ class _Object(list[tuple[str, Any]]):
 
 def parse_csv(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     """One block of `header: value` lines per row; the separator is the header line's own."""
-    text = decode(data, name=name, encoding=encoding)
-    return _parse_rows(text, name=name, delimiter=_delimiter(text))
+    text, about = decode_naming(data, name=name, encoding=encoding)
+    return _parse_rows(text, about, name=name, delimiter=_delimiter(text))
 
 
 def parse_tsv(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     """One block of `header: value` lines per row of tab-separated values."""
-    return _parse_rows(decode(data, name=name, encoding=encoding), name=name, delimiter="\t")
+    text, about = decode_naming(data, name=name, encoding=encoding)
+    return _parse_rows(text, about, name=name, delimiter="\t")
 
 
 def parse_json(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
@@ -50,7 +51,7 @@ def parse_jsonl(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     return ParsedDocument(_join(blocks, "\n\n", name=name))
 
 
-def _parse_rows(text: str, *, name: str, delimiter: str) -> ParsedDocument:
+def _parse_rows(text: str, about: dict[str, str], *, name: str, delimiter: str) -> ParsedDocument:
     csv.field_size_limit(_FIELD_LIMIT)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -60,7 +61,7 @@ def _parse_rows(text: str, *, name: str, delimiter: str) -> ParsedDocument:
         raise ParseError(
             "The file is not valid CSV", obj=name, todo=f"line {reader.line_num}: {error}"
         ) from None
-    return ParsedDocument(body or delimiter.join(header).strip())
+    return ParsedDocument(body or delimiter.join(header).strip(), metadata=about)
 
 
 def _block(header: list[str], row: list[str]) -> str:

@@ -1,8 +1,7 @@
-"""Markdown, reStructuredText and plain text, and the decoding they share with other formats."""
+"""Markdown and plain text."""
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,59 +10,18 @@ from typing import Any
 
 import yaml
 
-from headwater.errors import ParseError
 from headwater.flows.sources.parsing import ParsedDocument
+from headwater.flows.sources.parsing.decoding import decode_naming
 
 _TABLES_LIMIT = 1_000_000
 _FRONT_MATTER_LIMIT = 64_000
-# UTF-32 before UTF-16: the little-endian mark of the latter starts that of the former.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_ADORNMENTS = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
-
-
-def byte_order_mark(data: bytes) -> tuple[str, int] | None:
-    """The encoding that the mark at the start of `data` names, and the mark's length in bytes."""
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return encoding, len(mark)
-    return None
-
-
-def decode(data: bytes, *, name: str, encoding: str) -> str:
-    """The text of `data`: its byte order mark decides, or else `encoding`, strictly.
-
-    Line ends become line feeds.
-
-    Raises:
-        ParseError: the bytes are not of that encoding (it names the offset), or look binary.
-    """
-    encoding, skip = byte_order_mark(data) or (encoding, 0)
-    try:
-        text = data[skip:].decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ParseError(
-            f"The file is not {encoding}",
-            obj=name,
-            todo=f"byte {skip + error.start}: {error.reason}",
-        ) from None
-    except UnicodeError as error:
-        raise ParseError(f"The file is not {encoding}", obj=name, todo=str(error)) from None
-    nul = text.find("\x00")
-    if nul >= 0:
-        raise ParseError("The file looks binary", obj=name, todo=f"character {nul} is NUL")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_text(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     """Plain text, as it is."""
-    return ParsedDocument(decode(data, name=name, encoding=encoding).strip("\n"))
+    text, about = decode_naming(data, name=name, encoding=encoding)
+    return ParsedDocument(text.strip("\n"), metadata=about)
 
 
 def parse_markdown(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
@@ -73,12 +31,14 @@ def parse_markdown(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
     over the first heading. Its tables (mappings, and lists of them) are knowledge: they follow the
     text as `path: value` lines. Front matter that is no YAML mapping stays part of the text.
     """
-    text = decode(data, name=name, encoding=encoding)
+    text, about = decode_naming(data, name=name, encoding=encoding)
     metadata, tables, body = split_front_matter(text)
     title = metadata.get("title")
     parts = [part for part in (body.strip("\n"), *tables) if part.strip()]
     return ParsedDocument(
-        "\n\n".join(parts), str(title) if title is not None else first_heading(body), metadata
+        "\n\n".join(parts),
+        str(title) if title is not None else first_heading(body),
+        {**metadata, **about},
     )
 
 
@@ -140,55 +100,6 @@ def escape_marks(line: str) -> str:
     if stripped.startswith(("```", "~~~")) or re.match(r"#{1,6}(\s|$)", stripped):
         return line[: len(line) - len(stripped)] + "\\" + stripped
     return line
-
-
-def parse_rst(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
-    """reStructuredText: underlined titles become markdown headings, all else stays.
-
-    The level of an underline is, as in reStructuredText, the order in which its style first occurs.
-    """
-    lines = decode(data, name=name, encoding=encoding).split("\n")
-    levels: dict[tuple[str, bool], int] = {}
-    out: list[str] = []
-    title = None
-    at = 0
-    while at < len(lines):
-        found = _rst_title(lines, at)
-        if found is None:
-            out.append(lines[at])
-            at += 1
-            continue
-        text, style, used = found
-        level = levels.setdefault(style, len(levels) + 1)
-        out += [f"{'#' * min(level, 6)} {text}", ""]
-        title = title or text
-        at += used
-        while at < len(lines) and not lines[at].strip():
-            at += 1
-    return ParsedDocument("\n".join(out).strip("\n"), title)
-
-
-def _rst_title(lines: list[str], at: int) -> tuple[str, tuple[str, bool], int] | None:
-    """The title that starts at line `at`: its text, its style and how many lines it takes."""
-    if at and lines[at - 1].strip():
-        return None
-    here, below, third, fourth = (*lines[at : at + 4], "", "", "", "")[:4]
-    if _is_adornment(here):
-        # A blank line must follow, or a table of one column would be taken for a title.
-        framed = below.strip() and third.rstrip() == here.rstrip() and not fourth.strip()
-        if framed and not _is_adornment(below) and len(here.rstrip()) >= len(below.strip()):
-            return below.strip(), (here[0], True), 3
-        return None
-    if not here.strip() or here[0].isspace() or here.startswith(".. ") or not _is_adornment(below):
-        return None
-    if len(below.rstrip()) < min(4, len(here.strip())):
-        return None
-    return here.strip(), (below[0], False), 2
-
-
-def _is_adornment(line: str) -> bool:
-    line = line.rstrip()
-    return len(line) > 1 and line[0] in _ADORNMENTS and line == line[0] * len(line)
 
 
 class _EndlessError(Exception):

@@ -28,14 +28,17 @@ from typing import Any, BinaryIO, Self, cast
 
 import headwater
 from headwater.errors import EnvironmentLacksError, HeadwaterError, ParseError
-from headwater.flows.sources.parsing import ParsedDocument
-from headwater.flows.sources.parsing.formats import BY_NAME, Format
+from headwater.flows.sources.parsing import MAX_TEXT, ParsedDocument
+from headwater.flows.sources.parsing.formats import BY_NAME, Format, finish
 
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
+_START_S = 60.0
 MEMORY_BYTES = 1_536 << 20
 _MODULE = "headwater.flows.sources.parsing.worker"
 _RECYCLE_AFTER = 500
 _LENGTH = struct.Struct(">I")
+# JSON spells a character in up to twelve bytes; more than this no honest child sends.
+_LARGEST = 12 * MAX_TEXT + (1 << 20)
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR")
 # Each thread reserves address space, which the bound on memory counts.
 _THREADS = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -155,7 +158,7 @@ class ParserWorker:
         except OSError as error:
             raise _cannot_start(str(error)) from None
         self._child = child
-        ready, _ = _within(DEADLINE_S, child, lambda _, back: _read(back))
+        ready, _ = _within(_START_S, child, lambda _, back: _read(back))
         if ready is None:
             self.close()
             raise _cannot_start("it ended before it was ready")
@@ -232,6 +235,8 @@ def _read(stream: BinaryIO) -> dict[str, Any] | None:
     if len(head) < _LENGTH.size:
         return None
     (size,) = _LENGTH.unpack(head)
+    if size > _LARGEST:
+        return None
     frame = stream.read(size)
     if len(frame) < size:
         return None
@@ -271,12 +276,16 @@ def main(arguments: list[str]) -> int:
 def _answer(header: dict[str, Any], data: bytes) -> dict[str, Any]:
     try:
         parse = BY_NAME[header["format"]].parser()
-        parsed = parse(data, name=header["name"], encoding=header["encoding"])
+        parsed = finish(
+            parse(data, name=header["name"], encoding=header["encoding"]), name=header["name"]
+        )
         return {"text": parsed.text, "title": parsed.title, "metadata": dict(parsed.metadata)}
     except HeadwaterError as error:
         return {"what": error.what, "todo": error.todo}
     except MemoryError:
         return {"what": "The document needs too much memory", "last": True}
+    except RecursionError:
+        return {"what": "The document is nested too deeply"}
     except Exception as error:  # noqa: BLE001 - whatever a parser raises is about its document
         reason = f"{type(error).__name__}: {error}"[:300]
         return {"what": "The document cannot be read", "todo": reason}
