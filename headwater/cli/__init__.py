@@ -5,6 +5,7 @@ Never decides anything a library caller could not, and imports nothing heavy bef
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A `HeadwaterError` becomes a message of three parts on stderr, or a JSON object with `--json`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # Bytes of a terminal that are no text, and what its encoding has no sign for, are escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # The retry library reports every attempt; what came of them is in the refresh's own report.
     logging.getLogger("stamina").addHandler(logging.NullHandler())
     try:

@@ -107,6 +107,8 @@ def no_such_document(manifest: Manifest, source: str, key: str) -> NotFoundError
 def _live_row(
     objects: ObjectStore, manifest: Manifest, source: str, key: str
 ) -> dict[str, Any] | None:
+    # Half a surrogate pair, which no name in a store has, cannot be looked for.
+    source, key = (name.encode("utf-8", "backslashreplace").decode() for name in (source, key))
     wanted = pa.array([key], pa.string())
     versions = rows_with(objects, manifest.versions, "key", wanted, schema=VERSIONS)
     versions = versions.filter(pc.equal(versions["source"], source))

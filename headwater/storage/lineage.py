@@ -233,6 +233,8 @@ def document_history(store: Store, source: str, key: str) -> tuple[VersionSpan, 
         NotFoundError: the source or the key was never known, or nothing is published.
     """
     chain = list(store.chain()) or [store.resolve(None)]
+    # What a terminal gave that is no UTF-8: no name that a store holds has it.
+    source, key = (name.encode("utf-8", "backslashreplace").decode() for name in (source, key))
     rows = _rows_of(store, distinct(chain, "versions"), VERSIONS, Begun, source)
     if rows.num_rows == 0:
         known = sorted({name for manifest in chain for name in manifest.sources})

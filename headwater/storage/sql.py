@@ -119,6 +119,8 @@ def run_sql(
     import duckdb
 
     manifest = store.resolve(as_of)
+    # DuckDB has no word for half a surrogate pair.
+    statement = statement.encode("utf-8", "backslashreplace").decode()
     with _connect(store, manifest, more or {}) as connection:
         try:
             table = _answer(connection, _only_question(connection, statement), timeout_s)

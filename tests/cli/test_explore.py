@@ -91,6 +91,38 @@ def test_history_of_what_never_was_is_not_found(run):
     assert code == 9 and "pumps.md" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["history", "handbook", "\udcff.md"], 9),
+        (["history", "\udcff", "pumps.md"], 9),
+        (["history", "\udcff.md"], 9),
+        (["sql", "select '\udcff' as x"], 0),
+        (["sql", "\udcff"], 2),
+        (["search", "\udcff pumps"], 0),
+        (["search", "pumps", "--as-of", "\udcff"], 9),
+        (["search", "pumps", "--source", "\udcff"], 9),
+        (["search", "pumps", "--where", "key = '\udcff'"], 0),
+        (["search", "pumps", "--where", "\udcff"], 2),
+        (["search", "pumps", "--label", "\udcff"], 0),
+        (["search", "x" * 1_000_000], 0),
+        (["search", "a\x00b\x1b[2J"], 0),
+        (["answer", "\udcff pumps"], 0),
+        (["diff", "\udcff"], 9),
+        (["changes", "\udcff"], 9),
+        (["tag", "\udcff"], 2),
+        (["erase", "-s", "handbook", "-k", "\udcff", "--reason", "x", "--dry-run"], 9),
+    ],
+    ids=lambda value: str(value)[:40].encode("ascii", "replace").decode(),
+)
+@pytest.mark.parametrize("machine", [False, True])
+def test_what_a_terminal_gives_that_is_no_text_ends_in_words(run, words, expected, machine):
+    """Bytes that are no UTF-8 come as half surrogate pairs; none of them is a bug of ours."""
+    code, out, err = run(*words, *(["--json"] if machine and words[0] != "tag" else []))
+    assert code == expected, err
+    assert "Traceback" not in out + err and "internal" not in out + err
+
+
 def test_sql_answers_as_table_json_and_csv(run):
     """One question, three forms of the same answer."""
     sql = "select key, chars, text like '%slowly%' as slow, labels from documents order by key"
