@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -203,6 +204,25 @@ def test_standard_output_is_the_protocols_alone(served):
     assert [reply["id"] for reply in replies] == [1, 2] and out == ""
     assert replies[1]["result"]["structuredContent"]["passages"]
     assert started.returncode == 0
+
+
+def test_metadata_with_a_number_that_is_none_reaches_an_agent(base):
+    """As null, on the wire as in the text: NaN is no JSON."""
+    metadata = {"share": math.nan, "most": math.inf, "n": 1, "deep": [{"x": -math.inf}]}
+    record = {"key": "a", "text": "A river.", "metadata": metadata}
+    base.configure(sources={"odd": {"kind": "memory", "options": {"records": [record]}}})
+    base.publish({})
+
+    async def look(client):
+        return [
+            await call(client, "search", query="river"),
+            await call(client, "read_document", source="odd", key="a"),
+        ]
+
+    with http_server(base.kb) as url:
+        found, document = ask(over_http(url), look)
+    wanted = {"share": None, "most": None, "n": 1, "deep": [{"x": None}]}
+    assert found["passages"][0]["metadata"] == document["metadata"] == wanted
 
 
 def test_labels_restrict_an_agent(base):
