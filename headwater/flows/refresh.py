@@ -25,6 +25,7 @@ from headwater.flows.erasure import complete_erasures
 from headwater.flows.held import read_quarantine, unreadable_before
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
+from headwater.flows.listing import current_keys, partial_runs
 from headwater.flows.outcome import Pulled, run_entries, source_reports
 from headwater.flows.past import Past
 from headwater.flows.report import RefreshReport
@@ -174,6 +175,11 @@ class RefreshRun:
             watermark=state.watermark if state else None,
             known=LiveDocuments.of(live).fingerprints() if same else {},
             refused=unreadable_before(self.store.objects, self._parent, name),
+            current=current_keys(live, read_quarantine(self.store.objects, self._parent), name),
+            # Only who asks for it pays for reading the run log.
+            partial_runs=partial_runs(RunLog(self.store.root), name)
+            if getattr(config, "keyset_every", None)
+            else 0,
             keys=frozenset(self.options.keys) if self.options.keys else None,
             window=self.options.window,
         )

@@ -11,7 +11,7 @@ Your own source in a few lines::
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -80,6 +80,11 @@ class PullRequest:
             answer `unchanged` for a key whose fingerprint is still the same.
         refused: key -> fingerprint and reason of records that came `unreadable` and wait in
             quarantine. A source may yield them again for the same fingerprint without trying.
+        current: keys of the live documents that are as the source last sent them: those with a
+            newer version in quarantine are not among them. A source that only lists a key may
+            answer `unchanged` for it.
+        partial_runs: how many runs ended since one listed every record; counted for a source whose
+            configuration has `keyset_every`.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
     """
@@ -87,6 +92,8 @@ class PullRequest:
     watermark: str | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    current: Collection[str] = frozenset()
+    partial_runs: int = 0
     keys: frozenset[str] | None = None
     window: Window | None = None
 
@@ -101,12 +108,17 @@ class ExtractEnd:
         note: one line for the run log ("3 pages, 304 not modified").
         unchanged: the source proved that nothing at all changed (HTTP 304): the extract confirms
             every live document without listing it.
+        columns: name and type of the columns the records were made from, where there are such.
+        columns_before: those of the last published extract (`sources.drift.column_drift` tells what
+            became of them); empty when nothing is known of one.
     """
 
     complete: bool
     watermark: str | None = None
     note: str = ""
     unchanged: bool = False
+    columns: tuple[tuple[str, str], ...] = ()
+    columns_before: tuple[tuple[str, str], ...] = ()
 
 
 Pull = Generator[pa.RecordBatch, None, ExtractEnd]

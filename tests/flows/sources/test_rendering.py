@@ -13,7 +13,6 @@ from headwater.errors import ConfigError, SourceDataError
 from headwater.flows.sources.rendering import (
     Layout,
     field_label,
-    fill_template,
     join_key,
     render_batch,
     split_key,
@@ -98,10 +97,8 @@ def test_link_values_are_quoted() -> None:
     """A value cannot leave its place in a link, and a null gives no link."""
     template = "https://x.example/{key}?q={name}"
     assert template_fields(template) == ("key", "name")
-    assert fill_template(template, {"key": "a/b?", "name": "é&"}) == (
-        "https://x.example/a%2Fb%3F?q=%C3%A9%26"
-    )
-    assert fill_template(template, {"key": "a", "name": None}) is None
+    batch = render_batch(["a/b?", "a"], {"name": ["é&", None]}, Layout(text=(), url=template))
+    assert batch.column("url").to_pylist() == ["https://x.example/a%2Fb%3F?q=%C3%A9%26", None]
 
 
 @pytest.mark.parametrize("template", ["https://x/{", "https://x/{}"])
