@@ -7,9 +7,12 @@ starts a thread, so that a fork is safe.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -104,6 +107,33 @@ def instant(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=int(value))
 
 
+class Texts:
+    """A column of texts in the pieces in which it was read.
+
+    Attributes:
+        pieces: of the column, in order; none is empty.
+    """
+
+    def __init__(self, pieces: Iterable[pa.Array]) -> None:
+        self.pieces = [piece for piece in pieces if len(piece)]
+        self._stops = list(accumulate(len(piece) for piece in self.pieces))
+
+    def __getitem__(self, row: int) -> str:
+        """The text of a row, counted through all pieces."""
+        at = bisect_right(self._stops, row)
+        piece = self.pieces[at]
+        return str(piece[row - self._stops[at] + len(piece)].as_py())
+
+    def among(self, wanted: Collection[str]) -> np.ndarray:
+        """The rows whose text is one of `wanted`: int64 (n,), rising."""
+        every = (text for piece in self.pieces for text in piece.to_pylist())
+        return np.array([row for row, text in enumerate(every) if text in wanted], dtype=np.int64)
+
+    def followed_by(self, pieces: Iterable[pa.Array], *, at: int) -> Texts:
+        """The first `at` rows, where a piece must end, and then other pieces."""
+        return Texts([*self.pieces[: bisect_right(self._stops, at)], *pieces])
+
+
 class RowReader:
     """Single rows of Parquet objects, read a row group at a time.
 
@@ -113,7 +143,7 @@ class RowReader:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
         self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], _Group] = OrderedDict()
         self._bytes = 0
         self._starts: dict[str, np.ndarray] = {}
 
@@ -133,11 +163,11 @@ class RowReader:
         for entry in entries:
             if number < entry.rows:
                 group, at = self._group(entry, number, columns)
-                return {name: value_of(group[name][at]) for name in columns}
+                return {name: value_of(group.columns[name][at]) for name in columns}
             number -= entry.rows
         raise IndexError(number)
 
-    def _group(self, entry: ObjectEntry, number: int, columns: list[str]) -> tuple[pa.Table, int]:
+    def _group(self, entry: ObjectEntry, number: int, columns: list[str]) -> tuple[_Group, int]:
         starts = self._row_group_starts(entry)
         index = int(np.searchsorted(starts, number, side="right")) - 1
         at = number - int(starts[index])
@@ -148,9 +178,9 @@ class RowReader:
                 self._groups.move_to_end(key)
                 return found, at
         file = _open(self._objects, entry)
-        table = file.read_row_group(index, columns=columns, use_threads=False)
-        self._keep(key, table)
-        return table, at
+        group = _Group.of(file.read_row_group(index, columns=columns, use_threads=False))
+        self._keep(key, group)
+        return group, at
 
     def _row_group_starts(self, entry: ObjectEntry) -> np.ndarray:
         """The first row of each row group; kept, because a footer takes longer than a search."""
@@ -161,14 +191,30 @@ class RowReader:
             starts = self._starts[entry.sha256] = np.cumsum([0, *sizes[:-1]])
         return starts
 
-    def _keep(self, key: tuple[str, int], table: pa.Table) -> None:
+    def _keep(self, key: tuple[str, int], group: _Group) -> None:
         with self._lock:
             if key in self._groups:
                 return
-            self._groups[key] = table
-            self._bytes += table.nbytes
+            self._groups[key] = group
+            self._bytes += group.bytes
             while self._bytes > _BUDGET and len(self._groups) > 1:
-                self._bytes -= self._groups.popitem(last=False)[1].nbytes
+                self._bytes -= self._groups.popitem(last=False)[1].bytes
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group, read: arrays, because a column of a table takes far longer to give a value."""
+
+    columns: dict[str, pa.Array]
+    bytes: int
+
+    @staticmethod
+    def of(table: pa.Table) -> _Group:
+        columns = {
+            name: column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        return _Group(columns, table.nbytes)
 
 
 def _open(objects: ObjectStore, entry: ObjectEntry, encoded: Sequence[str] = ()) -> pq.ParquetFile:

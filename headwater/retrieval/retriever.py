@@ -375,7 +375,7 @@ class Retriever:
             return view
         try:
             manifest = self._store.manifest(name)
-            fresh = SnapshotView(self._loaded, manifest, name)
+            fresh = SnapshotView(self._loaded, manifest, name, before=view)
             if fresh.texts and _key(manifest.encoder) != _key(view.manifest.encoder):
                 self._vector(manifest, "headwater")
         except Exception as error:  # noqa: BLE001

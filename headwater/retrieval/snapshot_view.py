@@ -12,14 +12,14 @@ from datetime import datetime
 import numpy as np
 
 from headwater.retrieval.cached_index import CachedIndex, CachedIndexes
-from headwater.retrieval.catalogue import Live, read_live
 from headwater.retrieval.columns import RowReader, instant
 from headwater.retrieval.document_columns import metadata_of
 from headwater.retrieval.hits import Explanation, Hit
 from headwater.retrieval.index import alive_rows
 from headwater.retrieval.lexical import analyzer_name, open_lexical, parts_of
+from headwater.retrieval.live import Live, read_live
+from headwater.retrieval.placing import Placed, placed
 from headwater.retrieval.ranking import Ranked, ranked
-from headwater.retrieval.segments import HASH
 from headwater.retrieval.vector_search import Part, SegmentIndex, cosines, nearest
 from headwater.retrieval.visibility import Allowed, Restriction, Visibility
 from headwater.retrieval.word_search import WordIndex
@@ -72,18 +72,31 @@ class SnapshotView:
         CorruptObjectError: an object of the snapshot is missing or damaged.
     """
 
-    def __init__(self, loaded: Loaded, manifest: Manifest, name: str) -> None:
+    def __init__(
+        self, loaded: Loaded, manifest: Manifest, name: str, *, before: SnapshotView | None = None
+    ) -> None:
+        """Open a snapshot.
+
+        Args:
+            loaded: what views share.
+            manifest: of the snapshot.
+            name: of the snapshot.
+            before: a view with the same `loaded`, of a snapshot shortly before: what the two have in
+                common is not read again. None for none.
+        """
         self.name = name
         self.manifest = manifest
         self._objects = loaded.objects
         self._rows = loaded.rows
         self._opening = threading.Lock()
         self._word_index: WordIndex | None = None
-        live = read_live(loaded.objects, manifest)
+        known: Placed | None = before._placed if before else None
+        live = read_live(loaded.objects, manifest, known.live if known else None)
         served = _cached(loaded, manifest, live) or _indexed(loaded, manifest.segments)
-        self._parts, hashes, rows = _joined(served)
+        self._parts = _parts([index for index, _ in served])
         self._firsts = [part.first for part in self._parts]
-        self._catalogue = live.catalogue(hashes, rows)
+        self._placed: Placed = placed(live, self._parts, [alive for _, alive in served], known)
+        self._catalogue = self._placed.catalogue()
         self._live = self._catalogue.rows_of(None, size=_size(self._parts))
         self._visibility = Visibility(loaded.objects, manifest, self._catalogue, self._live)
         self.texts = int(np.count_nonzero(self._live))
@@ -113,32 +126,41 @@ class SnapshotView:
             NotFoundError: the snapshot has no such source.
             CorruptObjectError: an object is missing or damaged.
         """
-        verified = self._catalogue.documents.verified_at(last_verified)
-        allowed = self._visibility.allowed(restriction, verified)
+        allowed = self._visibility.allowed(restriction, last_verified)
         hits = []
         # BM25 counts words of texts that a caller with labels may not know of: not told.
         told = restriction.allow is None
-        for found in self._ranked(vector, words, k, allowed.rows, told=told):
-            hit = self._hit(found, allowed.documents, verified)
+        for found in self.ranked(vector, words, k, allowed, told=told):
+            hit = self._hit(found, allowed.documents, last_verified)
             hits.append(replace(hit, explain=self._explained(found, allowed)) if explain else hit)
         return hits
 
-    def _ranked(
+    def ranked(
         self,
         vector: np.ndarray | None,
         words: str | None,
         k: int,
-        allowed: np.ndarray,
+        allowed: Allowed | None = None,
         *,
-        told: bool,
+        told: bool = True,
     ) -> list[Ranked]:
+        """The rows of the hits that `search` would return, before any of them is read.
+
+        Args:
+            vector: as for `search`.
+            words: as for `search`.
+            k: how many at most.
+            allowed: what may be returned; None for everything.
+            told: whether BM25 may be said.
+        """
+        rows = allowed.rows if allowed else self._live
         if vector is None:
-            return ranked(k, lexical=self._words().search(words or "", k, allowed), told=told)
+            return ranked(k, lexical=self._words().search(words or "", k, rows), told=told)
         if words is None:
-            return ranked(k, dense=nearest(self._parts, vector, k, allowed))
+            return ranked(k, dense=nearest(self._parts, vector, k, rows))
         depth = max(_DEPTH, 2 * k)
-        lexical = self._words().search(words, depth, allowed)
-        dense = nearest(self._parts, vector, depth, allowed)
+        lexical = self._words().search(words, depth, rows)
+        dense = nearest(self._parts, vector, depth, rows)
         near = {found.row for found in dense}
         # What only words found is scored too, so that every hit of a reply can be compared.
         rest = [row for row, _ in lexical if row not in near]
@@ -204,7 +226,9 @@ class SnapshotView:
             allowed.selectivity,
         )
 
-    def _hit(self, found: Ranked, allowed: np.ndarray | None, verified: np.ndarray) -> Hit:
+    def _hit(
+        self, found: Ranked, allowed: np.ndarray | None, last_verified: dict[str, datetime]
+    ) -> Hit:
         documents = self._catalogue.documents
         places: dict[tuple[str, str], tuple[int, int]] = {}
         for document, chunk_row in self._catalogue.occurrences(found.row, allowed):
@@ -228,7 +252,7 @@ class SnapshotView:
             end=chunk["end"],
             snapshot=self.name,
             changed_at=version["changed_at"] or instant(documents.known_at[document]),
-            verified_at=instant(verified[document]),
+            verified_at=instant(documents.one_verified_at(document, last_verified)),
             source_ts=version["source_ts"],
             labels=tuple(version["labels"] or ()),
             metadata=metadata_of(version["metadata"]),
@@ -240,32 +264,31 @@ class SnapshotView:
 
 
 _Served = list[tuple[SegmentIndex | CachedIndex, np.ndarray]]
-"""Indexes, and the rows of each that a view serves: int64 (m,), rising."""
+"""Indexes, and which rows of each a view serves: bool (rows,)."""
 
 
 def _indexed(loaded: Loaded, segments: Sequence[Segment]) -> _Served:
-    return [(loaded.segment(s), np.flatnonzero(alive_rows(loaded.objects, s))) for s in segments]
+    return [(loaded.segment(s), alive_rows(loaded.objects, s)) for s in segments]
 
 
 def _cached(loaded: Loaded, manifest: Manifest, live: Live) -> _Served:
     """The live texts of a snapshot that let go of its index; empty where it has one."""
     if manifest.encoder is None or not manifest.unindexed:
         return []
-    return [*loaded.cached.covering(manifest.encoder, live.texts())]
+    served: _Served = []
+    for index, rows in loaded.cached.covering(manifest.encoder, live.texts()):
+        alive = np.zeros(len(index.hashes), dtype=bool)
+        alive[rows] = True
+        served.append((index, alive))
+    return served
 
 
-def _joined(served: _Served) -> tuple[list[Part], np.ndarray, np.ndarray]:
-    """The parts of a view; the texts it serves, sorted, and the view's row of each."""
+def _parts(indexes: Sequence[SegmentIndex | CachedIndex]) -> list[Part]:
+    """Indexes one after the other, as the parts of a view."""
     parts: list[Part] = []
-    hashes, rows = [np.empty(0, dtype=HASH)], [np.empty(0, dtype=np.int64)]
-    for index, alive in served:
-        part = Part(index, _size(parts))
-        parts.append(part)
-        hashes.append(index.hashes[alive])
-        rows.append(alive + part.first)
-    texts = np.concatenate(hashes)
-    order = np.argsort(texts, kind="stable")
-    return parts, texts[order], np.concatenate(rows)[order]
+    for index in indexes:
+        parts.append(Part(index, _size(parts)))
+    return parts
 
 
 def _size(parts: Sequence[Part]) -> int:

@@ -156,16 +156,17 @@ class Visibility:
         key = (*restriction.lasting, now)
         return self._kept(self._allowed, key, lambda: self._evaluated(restriction))
 
-    def allowed(self, restriction: Restriction, verified: np.ndarray) -> Allowed:
+    def allowed(self, restriction: Restriction, last_verified: dict[str, datetime]) -> Allowed:
         """What a restriction leaves; raises what `asked` does.
 
         Args:
             restriction: of one search.
-            verified: int64 (d,): when each document was last confirmed.
+            last_verified: when each source was last confirmed.
         """
         found = self.asked(restriction)
         if restriction.verified_since is None:
             return found
+        verified = self._catalogue.documents.verified_at(last_verified)
         fresh = verified >= micros(restriction.verified_since)
         mask = fresh if found.documents is None else found.documents & fresh
         return self._counted(mask, self._seen(restriction.allow, restriction.now))
