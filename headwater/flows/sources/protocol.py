@@ -84,7 +84,7 @@ class PullRequest:
             newer version in quarantine are not among them. A source that only lists a key may
             answer `unchanged` for it.
         partial_runs: how many runs ended since one listed every record; counted for a source whose
-            configuration has `keyset_every`.
+            configuration has `keyset_every` or `incremental`.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
     """
