@@ -30,6 +30,7 @@ _VULNERABILITIES = {
     "text": ["vulnerabilityName", "shortDescription", "requiredAction"],
     "metadata": ["vendorProject", "product", "dueDate", "knownRansomwareCampaignUse"],
     "pagination": {"style": "none", "total": "count"},
+    "allow_private": True,
 }
 
 

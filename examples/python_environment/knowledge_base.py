@@ -37,6 +37,7 @@ sources:
   modules:                   # a JSON API on loopback; its port differs from run to run
     kind: api
     url: ${DEMO_API}/modules
+    allow_private: [127.0.0.0/8, "::1/128"]
     records: items
     key: distribution
     title: distribution

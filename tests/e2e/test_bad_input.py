@@ -215,6 +215,7 @@ def test_a_closed_port_fails_in_words(make_base: Callable[..., Any]) -> None:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/items"
     api = {"kind": "api", "url": url, "key": "id", "deadline": "2s", "timeout": "1s"}
+    api |= {"allow_private": True}
     base = make_base({"api": api})
     shell = base.run("refresh", "--json", check=8)
     (source,) = json.loads(shell.stdout)["sources"]

@@ -24,6 +24,7 @@ KEV = {
     "text": ["vulnerabilityName", "shortDescription", "requiredAction"],
     "metadata": ["vendorProject", "product", "dueDate", "knownRansomwareCampaignUse"],
     "pagination": {"style": "none", "total": "count"},
+    "allow_private": True,
 }
 
 

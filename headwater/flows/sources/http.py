@@ -1,94 +1,97 @@
-"""The one place that speaks HTTP: conditional GET with retries, a deadline and a cap on bytes.
+"""The one place that speaks HTTP: requests with retries, a deadline and a cap on decoded bytes.
 
-Redirects are followed by hand, and what is secret (the token and the configured headers) goes only
-to the origin the configuration names. Messages show a URL without its query, which may hold a key.
+Redirects are followed by hand, each hop is judged anew, and what is secret (credentials and the
+configured headers) goes only to the origins the configuration names. Messages show a URL without
+its query, which may hold a key; the sources take out what else is secret.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from headwater.errors import MissingExtraError, SourceDataError, SourceUnreachableError
+from headwater.flows.sources.http_access import Access
+from headwater.flows.sources.http_bodies import ACCEPTED, CutShortError, WrongEncodingError, decode
+from headwater.flows.sources.http_guard import Addresses, PrivateAddressError, guarded_transport
+from headwater.flows.sources.http_replies import (
+    Reply,
+    RetryableError,
+    Validators,
+    broken_off,
+    check_status,
+)
+from headwater.flows.sources.urls import origin_of, shown, with_params
+
+__all__ = ["HttpSession", "Reply", "Validators", "shown"]
 
 ATTEMPTS = 5
 MAX_REDIRECTS = 5
 LONGEST_RETRY_AFTER_S = 120.0
+MAX_WAITS = 20
+"""How often one request waits because the server said how long; this is no failed attempt."""
+
 _REDIRECTS = (301, 302, 303, 307, 308)
-_ADVICE = {
-    401: "the credentials are missing or no longer valid: check 'token' and 'headers'",
-    403: "the credentials do not allow this: check what the token may read",
-    404: "nothing is there: check 'url' (and 'pagination', if it was a later page)",
-    410: "it was removed for good: check 'url'",
-}
+_KEEP_METHOD = (307, 308)
+_NO_STATUS: frozenset[int] = frozenset()
+_UNCONDITIONAL = Validators()
 
 
 @dataclass(frozen=True)
-class Validators:
-    """What a server gave to ask "did it change?" with."""
+class Limits:
+    """How far a session goes.
 
-    etag: str | None = None
-    last_modified: str | None = None
-
-    def headers(self) -> dict[str, str]:
-        """The conditional request headers."""
-        named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in named.items() if value}
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer with its whole body; `not_modified` for a 304, which has none."""
-
-    url: str
-    body: bytes
-    validators: Validators
-    not_modified: bool = False
-
-
-class _RetryableError(Exception):
-    """An attempt failed in a way that time may heal.
-
-    Args:
-        error: what to raise when no attempt is left.
-        wait_s: how long the server asked to wait; None leaves it to the backoff.
+    Attributes:
+        timeout_s: for connecting and for each read.
+        deadline_s: for everything the session fetches, waits included.
+        max_bytes: decoded, until `start_over`.
+        rate: requests per second at most; None for no limit.
+        attempts: of one request.
     """
 
-    def __init__(
-        self, error: SourceUnreachableError | SourceDataError, wait_s: float | None = None
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait_s = wait_s
+    timeout_s: float
+    deadline_s: float
+    max_bytes: int
+    rate: float | None = None
+    attempts: int = ATTEMPTS
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Attributes:
+        url: without credentials.
+        method: GET, or POST for a search.
+        body: JSON of a POST.
+        accept: of the header.
+        validators: ask only whether it changed.
+        keep: statuses that are answers, and no errors.
+        check: called with each URL before it is asked, the first and those of redirects.
+    """
+
+    url: str
+    method: str = "GET"
+    body: bytes | None = None
+    accept: str = "application/json"
+    validators: Validators = _UNCONDITIONAL
+    keep: Collection[int] = _NO_STATUS
+    check: Callable[[str], None] | None = None
 
 
 class HttpSession:
-    """GETs that share one deadline, one budget of bytes and one connection pool."""
+    """Requests that share one deadline, one budget of bytes and one connection pool."""
 
-    def __init__(
-        self,
-        origin_url: str,
-        *,
-        headers: Mapping[str, str],
-        token: str | None,
-        timeout_s: float,
-        deadline_s: float,
-        max_bytes: int,
-    ) -> None:
+    def __init__(self, access: Access, limits: Limits, addresses: Addresses) -> None:
         """Start the clock.
 
         Args:
-            origin_url: `headers` and `token` are sent to its origin only.
-            headers: extra request headers.
-            token: a bearer token.
-            timeout_s: for connecting and for each read.
-            deadline_s: for everything this session fetches, waits included.
-            max_bytes: decoded, for everything this session fetches.
+            access: credentials, and the origins they belong to.
+            limits: how far to go.
+            addresses: which of them may be connected to.
 
         Raises:
             MissingExtraError: the HTTP client is not installed.
@@ -97,14 +100,15 @@ class HttpSession:
             import httpx2
         except ImportError:
             raise MissingExtraError.of("httpx2", "pipeline") from None
-        self._origin = _origin(origin_url)
-        self._secret = dict(headers) | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._timeout_s = timeout_s
-        self._deadline_s = deadline_s
-        self._ends = time.monotonic() + deadline_s
-        self._max_bytes = max_bytes
+        self._access = access
+        self._limits = limits
+        self._ends = time.monotonic() + limits.deadline_s
+        self._gap_s = 1 / limits.rate if limits.rate else 0.0
+        self._next_at = 0.0
         self._bytes = 0
-        self._client: Any = httpx2.Client(follow_redirects=False)
+        self._client: Any = httpx2.Client(
+            transport=guarded_transport(addresses), follow_redirects=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -112,166 +116,188 @@ class HttpSession:
     def __exit__(self, *exc: object) -> None:
         self._client.close()
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; negative after it."""
+        return self._ends - time.monotonic()
+
+    def start_over(self) -> None:
+        """Give the budget of bytes back: everything is read once more."""
+        self._bytes = 0
+
+    def slow_down(self, gap_s: float) -> None:
+        """Leave at least `gap_s` seconds between two requests from now on."""
+        self._gap_s = max(self._gap_s, gap_s)
+
     def get(self, url: str, validators: Validators | None = None) -> Reply:
-        """GET `url`, only if it changed when `validators` are given.
+        """GET `url`, only if it changed when `validators` are given; see `send`."""
+        return self.send(Request(url, validators=validators or _UNCONDITIONAL))
+
+    def send(self, request: Request) -> Reply:
+        """The answer to a request, after retries and redirects.
 
         Raises:
-            SourceUnreachableError: no usable answer within the attempts and the deadline.
+            SourceUnreachableError: no usable answer within the attempts and the deadline, or an
+                address that may not be connected to.
             SourceDataError: the answer is cut short, too large, or refuses the request itself.
         """
+        for waits in range(MAX_WAITS + 1):
+            try:
+                return self._try(request)
+            except RetryableError as error:
+                # A server that says when to come back is waited for, within reason.
+                wait_s = error.wait_s
+                longest = min(LONGEST_RETRY_AFTER_S, self.left_s)
+                if wait_s is None or wait_s > longest or waits == MAX_WAITS:
+                    raise error.error from error.__cause__
+                time.sleep(max(wait_s, 0.05 * waits))
+        raise AssertionError("the last wait ends by returning or raising")
+
+    def _try(self, request: Request) -> Reply:
         try:
             import stamina
         except ImportError:
             raise MissingExtraError.of("stamina", "pipeline") from None
-        try:
-            for attempt in stamina.retry_context(
-                on=self._backoff, attempts=ATTEMPTS, timeout=max(0.01, self._left(url)), wait_max=20
-            ):
-                with attempt:
-                    return self._follow(url, validators or Validators())
-        except _RetryableError as error:
-            raise error.error from error.__cause__
+        for attempt in stamina.retry_context(
+            on=_heals,
+            attempts=self._limits.attempts,
+            timeout=max(0.01, self._left(request.url)),
+            wait_max=20,
+        ):
+            with attempt:
+                return self._follow(request)
         raise AssertionError("a retry loop ends by returning or raising")
 
-    def _backoff(self, error: Exception) -> bool | float:
-        if not isinstance(error, _RetryableError):
-            return False
-        if error.wait_s is None:
-            return True
-        # Coming back sooner than asked is rude, waiting for hours holds the others up: give up.
-        longest = min(LONGEST_RETRY_AFTER_S, self._ends - time.monotonic())
-        return error.wait_s if error.wait_s <= longest else False
-
     def _left(self, url: str) -> float:
-        left = self._ends - time.monotonic()
+        left = self.left_s
         if left <= 0:
             raise SourceUnreachableError(
-                f"The deadline of {self._deadline_s:g} s for the whole pull has passed",
+                f"The deadline of {self._limits.deadline_s:g} s for the whole pull has passed",
                 obj=shown(url),
                 todo="raise 'deadline', or ask for less",
             )
         return left
 
-    def _follow(self, url: str, validators: Validators) -> Reply:
-        current = url
+    def _follow(self, request: Request) -> Reply:
+        current = request.url
         for _ in range(MAX_REDIRECTS + 1):
-            reply = self._once(current, validators)
-            if isinstance(reply, Reply):
-                return reply
-            if urlsplit(current).scheme == "https" and urlsplit(reply).scheme != "https":
-                raise SourceUnreachableError(
-                    "A redirect leaves HTTPS", obj=shown(reply), todo="check 'url'"
-                )
-            current = reply
+            if request.check is not None:
+                request.check(current)
+            found = self._once(request, current)
+            if isinstance(found, Reply):
+                return found
+            status, target = found
+            self._judge_redirect(request, current, status, target)
+            current = target
         raise SourceUnreachableError(
-            f"More than {MAX_REDIRECTS} redirects", obj=shown(url), todo="check 'url'"
+            f"More than {MAX_REDIRECTS} redirects", obj=shown(request.url), todo="check 'url'"
         )
 
-    def _once(self, url: str, validators: Validators) -> Reply | str:
-        """One request: the reply, or the URL it redirects to."""
+    def _judge_redirect(self, request: Request, current: str, status: int, target: str) -> None:
+        here, there = origin_of(current), origin_of(target)
+        if there[0] not in ("http", "https"):
+            raise SourceUnreachableError(
+                "A redirect leads out of the web", obj=shown(target), todo="check 'url'"
+            )
+        if here[0] == "https" and there[0] != "https":
+            raise SourceUnreachableError(
+                "A redirect leaves HTTPS", obj=shown(target), todo="check 'url'"
+            )
+        if request.method != "GET" and (status not in _KEEP_METHOD or here != there):
+            # Another origin must not see what is asked, and a GET would ask something else.
+            raise SourceUnreachableError(
+                "The search is redirected", obj=shown(current), todo="put the new URL in 'url'"
+            )
+
+    def _once(self, request: Request, url: str) -> Reply | tuple[int, str]:
+        """One request: the reply, or the status and the URL it redirects to."""
         import httpx2
 
-        timeout = min(self._timeout_s, self._left(url))
-        headers = {"Accept": "application/json"} | validators.headers()
-        if _origin(url) == self._origin:
-            headers |= self._secret
+        self._pace(url)
+        timeout = min(self._limits.timeout_s, self._left(url))
+        headers = {
+            "Accept": request.accept,
+            "Accept-Encoding": ACCEPTED,
+            # A cache between us and the server may hold pages of different ages.
+            "Cache-Control": "max-age=0",
+            **request.validators.headers(),
+        }
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        target = url
+        if self._access.covers(url):
+            headers |= self._access.headers
+            target = with_params(url, self._access.params)
         got_headers = False
         try:
-            with self._client.stream("GET", url, headers=headers, timeout=timeout) as response:
+            with self._client.stream(
+                request.method, target, content=request.body, headers=headers, timeout=timeout
+            ) as response:
                 got_headers = True
                 location: str | None = response.headers.get("location")
                 if response.status_code in _REDIRECTS and location:
-                    return urljoin(url, location)
-                _check_status(url, response, conditional=bool(validators.headers()))
-                return Reply(
-                    url=url,
-                    body=self._read(url, response),
-                    validators=Validators(
-                        response.headers.get("etag"), response.headers.get("last-modified")
-                    ),
-                    not_modified=response.status_code == 304,
-                )
+                    return response.status_code, urljoin(url, location)
+                if response.status_code not in request.keep:
+                    check_status(
+                        shown(url), response, conditional=bool(request.validators.headers())
+                    )
+                return Reply.of(url, response, self._read(url, response))
+        except PrivateAddressError as error:
+            raise self._private(url, error) from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
             raise SourceDataError(
-                "This is no request that can be sent", obj=shown(url), todo=str(error)
-            ) from error
-        except httpx2.DecodingError as error:
+                "This is no request that can be sent",
+                obj=shown(url),
+                todo=str(error),
+            ) from None
+        except WrongEncodingError as error:
             raise SourceDataError(
                 "The reply is compressed wrongly", obj=shown(url), todo=str(error)
-            ) from error
-        except httpx2.TransportError as error:
+            ) from None
+        except (httpx2.TransportError, CutShortError) as error:
             self._left(url)
-            raise _RetryableError(_broken_off(url, error, cut=got_headers)) from error
+            cut = isinstance(error, CutShortError) or (
+                got_headers and isinstance(error, httpx2.RemoteProtocolError)
+            )
+            raise RetryableError(broken_off(shown(url), error, cut=cut)) from error
+
+    def _private(self, url: str, error: PrivateAddressError) -> SourceUnreachableError:
+        return SourceUnreachableError(
+            f"The address {error.address} is not public, and was not asked",
+            obj=shown(url),
+            todo="if it is meant, allow it: 'allow_private: true', or its network",
+        )
+
+    def _pace(self, url: str) -> None:
+        """Wait until the next request may start."""
+        if not self._gap_s:
+            return
+        wait_s = self._next_at - time.monotonic()
+        if wait_s > 0:
+            time.sleep(min(wait_s, max(0.0, self._left(url))))
+        self._next_at = time.monotonic() + self._gap_s
 
     def _read(self, url: str, response: Any) -> bytes:
         chunks = []
-        for chunk in response.iter_bytes():
+        for chunk in decode(
+            self._timed(url, response.iter_raw()), response.headers.get("content-encoding", "")
+        ):
             self._bytes += len(chunk)
-            if self._bytes > self._max_bytes:
+            if self._bytes > self._limits.max_bytes:
                 raise SourceDataError(
-                    f"More than {self._max_bytes} bytes in one pull",
+                    f"More than {self._limits.max_bytes} bytes in one pull",
                     obj=shown(url),
                     todo="raise 'max_bytes', or ask for less",
                 )
-            self._left(url)
             chunks.append(chunk)
         return b"".join(chunks)
 
-
-def shown(url: str) -> str:
-    """A URL as messages show it: without its credentials, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(not a URL)"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    def _timed(self, url: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        for piece in pieces:
+            self._left(url)
+            yield piece
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-        return parts.scheme, parts.hostname or "", port
-    except ValueError as error:
-        raise SourceDataError("This is no URL", obj=shown(url), todo=str(error)) from error
-
-
-def _check_status(url: str, response: Any, *, conditional: bool) -> None:
-    status: int = response.status_code
-    if 200 <= status < 300 or (status == 304 and conditional):
-        return
-    answered = f"The server answered {status} {response.reason_phrase}".rstrip()
-    if status == 429 or status >= 500:
-        error = SourceUnreachableError(answered, obj=shown(url), todo="run again later")
-        raise _RetryableError(error, _retry_after(response.headers.get("retry-after")))
-    if status in _ADVICE:
-        raise SourceUnreachableError(answered, obj=shown(url), todo=_ADVICE[status])
-    raise SourceDataError(answered, obj=shown(url), todo="check 'url', 'params' and 'headers'")
-
-
-def _retry_after(value: str | None) -> float | None:
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
-
-
-def _broken_off(
-    url: str, error: Exception, *, cut: bool
-) -> SourceUnreachableError | SourceDataError:
-    import httpx2
-
-    what = str(error) or type(error).__name__
-    if cut and isinstance(error, httpx2.RemoteProtocolError):
-        return SourceDataError("The reply was cut short", obj=shown(url), todo=f"{what}; run again")
-    return SourceUnreachableError(
-        "The server does not answer", obj=shown(url), todo=f"{what}; check 'url' and the network"
-    )
+def _heals(error: Exception) -> bool | float:
+    """Whether an attempt is worth another, after the usual backoff."""
+    return isinstance(error, RetryableError) and error.wait_s is None

@@ -105,6 +105,7 @@ def few_attempts() -> Iterator[None]:
 def api(server: Server, **options: Any) -> ApiSource:
     """The source under test, with a few options set."""
     base = {"kind": "api", "url": f"{server.url}/items", "records": "data.items", "key": "id"}
+    base |= {"allow_private": True}
     return ApiSource("api", ApiConfig.model_validate(base | options), root=Path())
 
 
