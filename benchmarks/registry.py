@@ -14,7 +14,9 @@ from benchmarks import (
     quality,
     refresh,
     search,
+    speed,
     startup,
+    swaps,
     temporal,
 )
 from benchmarks.figures import Measurement
@@ -23,6 +25,8 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "startup": startup.measure,
     "coldstart": coldstart.measure,
     "search": search.measure,
+    "speed": speed.measure,
+    "swaps": swaps.measure,
     "refresh": refresh.measure,
     "history": history.measure,
     "amplification": amplification.measure,
