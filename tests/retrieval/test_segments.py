@@ -230,3 +230,16 @@ def test_the_scan_of_many_segments_is_the_scan_of_one(tmp_path_factory, seed, k,
     assert one == found((0, cut), (cut, 50))
     best = [r for r in np.argsort(-(vectors @ query)).tolist() if allowed[r]]
     assert [row for row, _ in one] == best[:k]
+
+
+def test_a_graph_that_must_look_at_nearly_everything_is_not_used(objects):
+    """Where calibration asked for so wide a search, a scan costs no more and misses nothing."""
+    vectors = clustered(3000, 16)
+    entry = write_vectors(objects, names(3000), vectors)
+    graph, _ = build_graph(objects, vectors, recall=0.9)
+    wide = SegmentIndex(objects, Segment(entry, graph, 512))
+    assert wide.graph is None
+    assert SegmentIndex(objects, Segment(entry, graph, 64)).graph is not None
+    query = unit(np.random.default_rng(1), 1, 16)[0]
+    found = search([Part(wide, 0)], query, 10, np.ones(3000, dtype=bool))
+    assert [hit[0] for hit in found] == np.argsort(-(vectors @ query))[:10].tolist()
