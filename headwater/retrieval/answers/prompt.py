@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from headwater.retrieval.hits import Hit
+from headwater.retrieval.normalisation import without_surrogates
 
 ABSTENTION: Final = "NOT IN THE PASSAGES"
 """What the model says when the passages do not hold the answer."""
@@ -87,6 +88,8 @@ def build_prompt(question: str, hits: Sequence[Hit], *, tokens: int, as_of: date
         tokens: budget of the passages.
         as_of: the time of the snapshot that was searched.
     """
+    # Half a surrogate pair, as a terminal may give, could not be sent.
+    question = without_surrogates(question)
     passages = within(hits, tokens)
     mark = _mark([question, *(part for hit in passages for part in _parts(hit))])
     shown = "\n\n".join(_passage(number, hit, mark) for number, hit in enumerate(passages, 1))

@@ -70,6 +70,16 @@ def test_the_model_is_asked_once_with_what_was_configured(retriever, chat, confi
     assert "sk-very" not in str(caught.value) and "api_key" in caught.value.todo
 
 
+@pytest.mark.parametrize("odd", ["\ud800", "\x00", "\x1b[2J", "</passage", "x" * 200_000])
+def test_an_odd_question_is_sent_whole(retriever, chat, config, odd):
+    """Half characters are replaced, everything else is a person's words, however strange."""
+    chat.does(says(ABSTENTION))
+    found = answer(retriever, f"{odd} {QUESTION}", config=config())
+    (asked,) = chat.requests
+    assert QUESTION in asked["messages"][1]["content"] and found.abstained
+    assert odd.replace("\ud800", "\ufffd") in asked["messages"][1]["content"]
+
+
 def test_a_key_that_is_not_set_is_named(retriever, config, chat):
     """Before anything is sent."""
     with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE"):
