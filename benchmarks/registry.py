@@ -8,6 +8,7 @@ from typing import Final
 from benchmarks import (
     amplification,
     coldstart,
+    documents,
     embedding,
     fusion,
     history,
@@ -34,4 +35,5 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "quality": quality.measure,
     "temporal": temporal.measure,
     "fusion": fusion.measure,
+    "documents": documents.measure,
 }

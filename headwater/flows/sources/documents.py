@@ -182,7 +182,8 @@ class _Reading:
         if refused is None:
             # The common case, in few steps: nothing is opened.
             if known is not None and self._still(item, known, tails.plain, tails.guessed):
-                self._unchanged(item, known)
+                self.counts["unchanged"] += 1
+                self.rows.unchanged(item.key, known)
                 return
         elif self._still(item, refused[0], tails.failed):
             self._fail(item, refused[1], refused[0], tried=False)
@@ -210,7 +211,9 @@ class _Reading:
                 self._fail(item, refused[1], failed, tried=False)
                 return
             if refused is None and known in (content + tails.plain, content + tails.guessed):
-                self._unchanged(item, known)
+                self.counts["unchanged"] += 1
+                self._mark(item, known)
+                self.rows.unchanged(item.key, known)
                 return
             parsed = self._source.parse(item, data, self._worker)
         except ParseError as error:
@@ -223,23 +226,20 @@ class _Reading:
             self.counts["parsed anew for another parser or option"] += 1
         self._present(item, parsed, content, tails)
 
-    def _unchanged(self, item: Item, fingerprint: str) -> None:
-        self.counts["unchanged"] += 1
+    def _mark(self, item: Item, fingerprint: str) -> None:
         if item.version is None:
             self._seen.keep(item.key, fingerprint, item.stamp)
-        self.rows.unchanged(item.key, fingerprint)
 
     def _fail(self, item: Item, why: str, fingerprint: str | None, *, tried: bool = True) -> None:
         self.counts["unreadable" if tried else "unreadable as before"] += 1
-        if fingerprint is not None and item.version is None:
-            self._seen.keep(item.key, fingerprint, item.stamp)
+        if fingerprint is not None:
+            self._mark(item, fingerprint)
         self.rows.add(item.key, "unreadable", error=why, fingerprint=fingerprint)
 
     def _present(self, item: Item, parsed: ParsedDocument, content: str, tails: _Tails) -> None:
         key = item.key
         fingerprint = content + (tails.guessed if "encoding" in parsed.metadata else tails.plain)
-        if item.version is None:
-            self._seen.keep(key, fingerprint, item.stamp)
+        self._mark(item, fingerprint)
         stem = key.rpartition("/")[2]
         own = {"path": key, "format": item.format.name}
         self.rows.add(

@@ -1,4 +1,4 @@
-"""PDF, by pypdfium2: the text of each page, with the document's own outline as its headings.
+"""PDF, by pypdfium2: the text of each page, with the document's own tags or outline as its headings.
 
 Headings guessed from font sizes move whenever a document is re-paginated, and take the heading
 path of every chunk with them; the outline is the author's. Lines at the top or bottom of a page
@@ -16,11 +16,13 @@ from headwater.errors import MissingExtraError, ParseError
 from headwater.flows.sources.parsing import ParsedDocument
 from headwater.flows.sources.parsing.formats import no_text
 from headwater.flows.sources.parsing.office import extract
-from headwater.flows.sources.parsing.pdf_pages import read_page
+from headwater.flows.sources.parsing.pdf_pages import Page, read_pages
 from headwater.flows.sources.parsing.text import escape_marks, first_heading
 
 _EDGE = 2
 _MIN_PAGES = 4
+_LEAST_COVERED = 0.85
+_BETWEEN = re.compile(r"[\W_]+")
 _BAD_TITLE = re.compile(r"^(untitled.*|microsoft word - .*|.*\.[a-z0-9]{2,4})$", re.IGNORECASE)
 
 
@@ -51,15 +53,16 @@ def parse_pdf(data: bytes, *, name: str, encoding: str) -> ParsedDocument:
         return _repaired(data, str(error), name=name)
     try:
         document.init_forms()
-        pages = [read_page(document, at, name=name) for at in range(len(document))]
+        read = read_pages(document, name=name)
         outline = _read_outline(document)
         title = " ".join((document.get_metadata_value("Title") or "").split())
     finally:
         document.close()
-    pages = _strip_running_lines(pages)
-    if not any(any(page) for page in pages):
-        raise no_text(name, f"none on {len(pages)} pages: a scan, or damaged")
-    text, starts = _join_pages([_with_headings(page, at, outline) for at, page in enumerate(pages)])
+    plain = _plain(read)
+    if not any(any(page) for page in plain):
+        raise no_text(name, f"none on {len(plain)} pages: a scan, or damaged")
+    pages = [_with_headings(page, at, outline) for at, page in enumerate(plain)]
+    text, starts = _join_pages(_by_tags(read, outline) or pages)
     if not title or _BAD_TITLE.match(title):
         title = outline[0].title if outline else ""
     return ParsedDocument(text, title or None, {"pages": len(pages), "page_starts": starts})
@@ -87,6 +90,33 @@ def _read_outline(document: Any) -> list[_Entry]:
         if page is not None and title:
             entries.append(_Entry(page, bookmark.level + 1, title))
     return entries
+
+
+def _plain(read: list[Page]) -> list[list[str]]:
+    """The lines of each page, running heads and feet left out."""
+    stripped = _strip_running_lines([page.lines for page in read])
+    return [[*lines, *page.written] for lines, page in zip(stripped, read, strict=True)]
+
+
+def _by_tags(read: list[Page], outline: list[_Entry]) -> list[str] | None:
+    """The pages by their tags; None where those do not cover the text.
+
+    An outline is used where the tags know no heading.
+    """
+    tags = [page.tags for page in read]
+    if not any(tags):
+        return None
+    plain = sum(len(_letters(line)) for lines in _plain(read) for line in lines)
+    covered = sum(len(_letters(one.text)) for one in tags if one)
+    if covered < _LEAST_COVERED * plain:
+        return None
+    texts = [
+        "\n".join([one.text if one else "", *page.written])
+        for one, page in zip(tags, read, strict=True)
+    ]
+    if outline and not any(one.headings for one in tags if one):
+        texts = [_with_headings(text.split("\n"), at, outline) for at, text in enumerate(texts)]
+    return [text.strip("\n") for text in texts]
 
 
 def _strip_running_lines(pages: list[list[str]]) -> list[list[str]]:
@@ -147,7 +177,7 @@ def _find(words: list[str], title: str, start: int) -> tuple[int, int]:
 
 def _letters(text: str) -> str:
     """What is left to compare when spaces and punctuation, which outlines vary, are gone."""
-    return "".join(char for char in text.casefold() if char.isalnum())
+    return _BETWEEN.sub("", text.casefold())
 
 
 def _join_pages(pages: list[str]) -> tuple[str, list[int]]:

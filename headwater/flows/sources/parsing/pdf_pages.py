@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from headwater.errors import ParseError
 from headwater.flows.sources.parsing.formats import encodable
+from headwater.flows.sources.parsing.pdf_tags import TaggedPage, is_tagged, read_tags
 
 # What pdfium puts where a word was broken at the end of a line.
 _HYPHEN = re.compile("[\x02\ufffe][ \r\n]*")
@@ -19,8 +21,33 @@ _HIDDEN = 2 | 32
 _FILLED = (4, 5, 6)  # combo box, list box, text field: not buttons, not signatures
 
 
-def read_page(document: Any, at: int, *, name: str) -> list[str]:
-    """The lines of page `at`, from 0.
+@dataclass(frozen=True)
+class Page:
+    """What one page says.
+
+    Attributes:
+        lines: its text, line by line.
+        written: lines that were filled in or put on the page later.
+        tags: the same page by its tags; None when it has none.
+    """
+
+    lines: list[str]
+    written: list[str]
+    tags: TaggedPage | None
+
+
+def read_pages(document: Any, *, name: str) -> list[Page]:
+    """Read every page.
+
+    Raises:
+        ParseError: a page cannot be read, or its fonts do not tell which characters they show.
+    """
+    places: dict[int, int] | None = {} if is_tagged(document) else None
+    return [_read_page(document, at, places, name=name) for at in range(len(document))]
+
+
+def _read_page(document: Any, at: int, places: dict[int, int] | None, *, name: str) -> Page:
+    """Read page `at`, from 0; its tags only with `places` to look for them.
 
     Raises:
         ParseError: the page cannot be read, or its fonts do not tell which characters they show.
@@ -32,6 +59,7 @@ def read_page(document: Any, at: int, *, name: str) -> list[str]:
         text_page = page.get_textpage()
         content = text_page.get_text_range()
         _check_characters(text_page, at, name=name)
+        tags = None if places is None else read_tags(page, text_page, places)
         written = list(_written(document, page))
         text_page.close()
         page.close()
@@ -40,7 +68,7 @@ def read_page(document: Any, at: int, *, name: str) -> list[str]:
     content = encodable(content)
     content = _HYPHEN.sub("", content).replace("\r\n", "\n").replace("\r", "\n")
     lines = [line.rstrip() for line in content.strip().split("\n")]
-    return [*lines, *(line for line in written if line not in lines)]
+    return Page(lines, [line for line in written if line not in lines], tags)
 
 
 def _check_characters(text_page: Any, at: int, *, name: str) -> None:

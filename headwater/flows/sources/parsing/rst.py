@@ -66,11 +66,10 @@ class _Writer:
             return False
         text, style, used = found
         level = self._levels.setdefault(style, len(self._levels) + 1)
-        self._out += [f"{'#' * min(level, 6)} {text}", ""]
+        self._out.append(f"{'#' * min(level, 6)} {text}")
         self.title = self.title or text
         self._at += used
-        while self._at < len(self._lines) and not self._lines[self._at].strip():
-            self._at += 1
+        self._gap()
         return True
 
     def _field(self, line: str) -> bool:
@@ -85,6 +84,7 @@ class _Writer:
             parts.append(self._lines[self._at].strip())
             self._at += 1
         self.fields[found[1].strip().lower()] = " ".join(parts).strip()
+        self._gap()
         return True
 
     def _table(self, line: str) -> bool:
@@ -97,8 +97,9 @@ class _Writer:
             return False
         if not rows:
             return False
-        self._out += [*_markdown(rows), ""]
+        self._out += _markdown(rows)
         self._at += used
+        self._gap()
         return True
 
     def _code(self, line: str) -> bool:
@@ -117,9 +118,17 @@ class _Writer:
         if not body:
             return False
         ticks = max((len(run) for run in re.findall(r"`{3,}", "\n".join(body))), default=2) + 1
-        self._out += ["`" * ticks + found[2].strip(), *body, "`" * ticks, ""]
+        self._out += ["`" * ticks + found[2].strip(), *body, "`" * ticks]
         self._at = at
+        self._gap()
         return True
+
+    def _gap(self) -> None:
+        """One blank line, whatever follows."""
+        while self._at < len(self._lines) and not self._lines[self._at].strip():
+            self._at += 1
+        if self._out and self._out[-1]:
+            self._out.append("")
 
 
 def _dedent(lines: list[str]) -> list[str]:

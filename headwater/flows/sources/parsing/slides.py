@@ -139,7 +139,7 @@ def _slide(parts: tuple[Any, Any], number: int) -> tuple[str, str]:
         else [
             line
             for shape in _shapes(notes)
-            if _placeholder(shape) == "body"
+            if _placeholder(shape) in ("body", "")
             for line in _paragraphs(shape)
         ]
     )

@@ -1,0 +1,159 @@
+"""Files that LibreOffice wrote: what their author structured is there in markdown.
+
+The files and the script that makes them are in the folder `office`.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from headwater.errors import ParseError
+from headwater.flows.sources.parsing import ParsedDocument
+from headwater.flows.sources.parsing.formats import BY_SUFFIX, finish
+from headwater.flows.sources.parsing.worker import ParserWorker
+
+_OFFICE = Path(__file__).with_name("office")
+
+_HANDBOOK = """# River gauge handbook
+
+Every gauge reports the water level in centimetres.
+
+## Stations
+
+| Station | Level | Kept by |
+| --- | --- | --- |
+| Ostermühle | 214 | the miller of the lower mill |
+| Old weir | 87 | nobody |
+
+## Alarm
+
+Two stages are told apart.
+
+### First stage
+
+At 300 cm the ferry stops, and the harbour office is called.
+
+- call the lock keeper
+- close the gate
+
+### Second stage
+
+At 420 cm the lower town is warned by siren."""
+
+
+def _parsed(name: str, data: bytes | None = None) -> ParsedDocument:
+    given = (_OFFICE / name).read_bytes() if data is None else data
+    fmt = BY_SUFFIX[name.rpartition(".")[2]]
+    return finish(fmt.parser()(given, name=name, encoding="auto"), name=name)
+
+
+@pytest.mark.parametrize("name", ["handbook.docx", "handbook.odt", "handbook.pdf"])
+def test_headings_lists_and_tables_survive(name: str) -> None:
+    """Word, OpenDocument and tagged PDF say the same in markdown."""
+    parsed = _parsed(name)
+    assert parsed.text == _HANDBOOK
+    assert parsed.title == "River gauge handbook"
+
+
+def test_a_pdf_says_where_its_pages_begin() -> None:
+    """`page_starts` are offsets into the text, so that a span tells its page."""
+    parsed = _parsed("handbook.pdf")
+    assert parsed.metadata["pages"] == 2
+    first, second = parsed.metadata["page_starts"]
+    assert first == 0
+    assert parsed.text[second:].startswith("### Second stage")
+
+
+def test_a_pdf_without_tags_follows_its_outline() -> None:
+    """Headings come from the outline, at its levels; rows of a table stay lines of their own."""
+    parsed = _parsed("handbook-plain.pdf")
+    headings = [line for line in _HANDBOOK.split("\n") if line.startswith("#")]
+    assert [line for line in parsed.text.split("\n") if line.startswith("#")] == headings
+    assert "\nOstermühle 214 the miller of the lower mill\n" in parsed.text
+    assert parsed.text[parsed.metadata["page_starts"][1] :].startswith("### Second stage")
+
+
+def test_slides_keep_titles_lists_tables_and_notes() -> None:
+    """Each slide is a section; what the speaker says is a quote below it."""
+    parsed = _parsed("talk.pptx")
+    assert parsed.text == (
+        "# Why gauges drift\n\n- Silt settles at the foot\n  - most of it in spring\n"
+        "- The staff sinks\n\n> **Notes:** Tell the story of the gauge that showed dry land during "
+        "the flood.\n\n# Corrections of 2024\n\n| Gauge | Offset |\n| --- | --- |\n"
+        "| Ostermühle | +3 cm |"
+    )
+    assert parsed.title == "Why gauges drift"
+    assert parsed.metadata["pages"] == 2
+    assert parsed.text[parsed.metadata["page_starts"][1] :].startswith("# Corrections")
+
+
+def test_sheets_become_headings_and_tables() -> None:
+    """Each sheet is a section with a table; dates and numbers read as they are shown."""
+    assert _parsed("levels.xlsx").text == (
+        "## Levels\n\n| Day | Ostermühle | Old weir |\n| --- | --- | --- |\n"
+        "| 2024-03-01 | 214 | 87.5 |\n| 2024-03-02 | 220 | 90 |\n\n"
+        "## People\n\n| Gauge | Kept by |\n| --- | --- |\n| Ostermühle | the miller |\n"
+        "| Old weir | nobody |"
+    )
+
+
+@pytest.mark.parametrize("name", ["handbook.docx", "handbook.odt", "levels.xlsx", "talk.pptx"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.98])
+def test_half_a_package_is_refused(name: str, share: float) -> None:
+    """A file that was cut short is not half published."""
+    data = (_OFFICE / name).read_bytes()
+    with pytest.raises(ParseError, match="cannot be read"):
+        _parsed(name, data[: int(len(data) * share)])
+
+
+def test_a_protected_file_is_refused_by_name() -> None:
+    """Office wraps what a password protects; the reason says so."""
+    with pytest.raises(ParseError, match="password"):
+        _parsed("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600)
+
+
+def _repacked(name: str, part: str, content: bytes) -> bytes:
+    """The package with one part replaced."""
+    made = io.BytesIO()
+    with (
+        zipfile.ZipFile(_OFFICE / name) as old,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for one in old.infolist():
+            new.writestr(one.filename, content if one.filename == part else old.read(one))
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("handbook.docx", "word/document.xml"), ("talk.pptx", "ppt/slides/slide1.xml")],
+)
+def test_a_bomb_in_a_package_is_refused(name: str, part: str) -> None:
+    """A small package that unpacks to hundreds of megabytes costs neither time nor memory."""
+    bomb = _repacked(name, part, b"<a>" + b" " * 300_000_000 + b"</a>")
+    assert len(bomb) < 1_000_000
+    fmt = BY_SUFFIX[name.rpartition(".")[2]]
+    with ParserWorker(deadline_s=20, memory_bytes=700 << 20) as worker, pytest.raises(ParseError):
+        worker.parse(fmt, bomb, name=name, encoding="auto")
+
+
+def test_entities_of_a_package_are_not_followed(tmp_path: Path) -> None:
+    """A slide cannot make its reader read a file of the machine."""
+    secret = tmp_path / "secret"
+    secret.write_text("TOP-SECRET")
+    slide = (
+        f'<!DOCTYPE p [<!ENTITY x SYSTEM "file://{secret}">]>'
+        '<p:sld xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main" '
+        'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"><p:cSld><p:spTree>'
+        "<p:sp><p:txBody><a:p><a:r><a:t>shown &x;</a:t></a:r></a:p></p:txBody></p:sp>"
+        "</p:spTree></p:cSld></p:sld>"
+    )
+    text = _parsed(
+        "talk.pptx", _repacked("talk.pptx", "ppt/slides/slide1.xml", slide.encode())
+    ).text
+    assert "shown" in text
+    assert "SECRET" not in text
