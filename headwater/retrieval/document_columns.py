@@ -146,7 +146,10 @@ class DocumentColumns:
         return sorted(names)
 
     def _metadata(self, path: tuple[str, ...]) -> Column:
-        rows = [_at(metadata_of(text), path) for text in self.listed("metadata")]
+        texts = self.listed("metadata")
+        # Many documents have the same: each is parsed once.
+        found = {text: _at(metadata_of(text), path) for text in set(texts)}
+        rows = [found[text] for text in texts]
         return _column([values for _, values in rows], [there for there, _ in rows])
 
     def _text(self, name: str) -> Column:

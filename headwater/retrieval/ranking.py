@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from headwater.retrieval.fusion import fused
 from headwater.retrieval.vector_search import Found
@@ -13,8 +12,7 @@ _NOWHERE: Final = (None, None)
 """Rank and score of a row that a search did not find."""
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(NamedTuple):
     """A row of a view, and what speaks for it.
 
     Attributes:

@@ -104,18 +104,20 @@ def nearest(parts: Sequence[Part], query: np.ndarray, k: int, allowed: np.ndarra
     Returns:
         best first; min(k, allowed rows) of them, always.
     """
+    pool: list[tuple[Part, np.ndarray, np.ndarray, str]] = []
+    bar = -np.inf
+    # Graphs first: what they found tells the scans what need not be looked at.
+    for part in sorted(parts, key=lambda part: part.index.graph is None):
+        rows, by = _candidates(part.index, query, k, allowed[part.rows], bar)
+        if len(rows):
+            pool.append((part, rows, _scores(part.index.vectors[rows], query), by))
+            bar = _bar(np.concatenate([scores for _, _, scores, _ in pool]), k)
     found: list[tuple[float, bytes, int, str]] = []
-    candidates = [_candidates(part.index, query, k, allowed[part.rows]) for part in parts]
-    scores = [
-        _scores(part.index.vectors[rows], query)
-        for part, (rows, _) in zip(parts, candidates, strict=True)
-    ]
-    bar = _bar(np.concatenate(scores), k) if scores else -np.inf
-    for part, (rows, by), own in zip(parts, candidates, scores, strict=True):
-        best = np.flatnonzero(own >= bar)
+    for part, rows, scores, by in pool:
+        best = scores >= bar
         found += [
             (-score, part.index.hashes[row].tobytes(), part.first + row, by)
-            for row, score in zip(rows[best].tolist(), own[best].tolist(), strict=True)
+            for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
         ]
     return [Found(row, -score, by) for score, _, row, by in sorted(found)[:k]]
 
@@ -139,14 +141,14 @@ def cosines(parts: Sequence[Part], query: np.ndarray, rows: Sequence[int]) -> di
 
 
 def _candidates(
-    index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray
+    index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray, least: float
 ) -> tuple[np.ndarray, str]:
-    """Rows among which the `k` nearest are, and how they were found."""
+    """Rows among which the `k` nearest are, as far as they score `least`, and how they were found."""
     count = int(np.count_nonzero(mask))
     exactly = "cache" if isinstance(index, CachedIndex) else "exact"
     small = count <= _EXACT_ROWS or count <= _EXACT_SHARE * len(mask)
     if index.graph is None or small or 4 * k >= count:
-        return _exact(index, query, k, mask, count), exactly
+        return _exact(index, query, k, mask, count, least), exactly
     ask = math.ceil(k * len(mask) / count * 1.5 + 6)
     for width in (ask, 4 * ask):
         try:
@@ -158,11 +160,16 @@ def _candidates(
         rows = rows[mask[rows]]
         if len(rows) >= k:
             return rows, "graph"
-    return _exact(index, query, k, mask, count), exactly
+    return _exact(index, query, k, mask, count, least), exactly
 
 
 def _exact(
-    index: SegmentIndex | CachedIndex, query: np.ndarray, k: int, mask: np.ndarray, count: int
+    index: SegmentIndex | CachedIndex,
+    query: np.ndarray,
+    k: int,
+    mask: np.ndarray,
+    count: int,
+    least: float,
 ) -> np.ndarray:
     if not count:
         return np.empty(0, dtype=np.int64)
@@ -173,8 +180,11 @@ def _exact(
         scores = _gathered(index.vectors, rows, query)
     else:
         scores = _products(index.vectors, query)[rows]
-    near: np.ndarray = rows[scores >= _bar(scores, k) - _NOISE]
-    return near
+    near = np.flatnonzero(scores >= least - _NOISE)
+    if len(near) > k:
+        near = near[scores[near] >= _bar(scores[near], k) - _NOISE]
+    best: np.ndarray = rows[near]
+    return best
 
 
 def _bar(scores: np.ndarray, k: int) -> float:

@@ -14,6 +14,9 @@ from headwater.storage.runlog import RunLog
 _AT_MOST_S = 5.0
 """Readings of the log are never older than this, even where the file system hides a change."""
 
+_TICK_NS = 1_000_000_000
+"""No file system's clock is coarser."""
+
 
 class Verification:
     """The last verification of each source of a store, as far as the run log knows."""
@@ -22,6 +25,7 @@ class Verification:
         self._log = RunLog(store)
         self._folder = store / "runs"
         self._lock = threading.Lock()
+        self._listed = (0, "")
         self._mark = (0, 0)
         self._read_at = 0.0
         self._found: dict[tuple[frozenset[str], datetime | None], dict[str, datetime]] = {}
@@ -43,8 +47,22 @@ class Verification:
     def _state(self) -> tuple[int, int]:
         """What changes when a run begins a file, or the newest file grows."""
         try:
-            newest = max((e.name for e in os.scandir(self._folder)), default="")
-            size = (self._folder / newest).stat().st_size if newest else 0
-            return self._folder.stat().st_mtime_ns, size
+            changed = self._folder.stat().st_mtime_ns
+            newest = self._newest(changed)
+            return changed, (self._folder / newest).stat().st_size if newest else 0
         except OSError:
             return 0, 0
+
+    def _newest(self, changed: int) -> str:
+        """The newest file; the folder is listed again when it changed, or did so a moment ago.
+
+        Args:
+            changed: when it last changed, nanoseconds since 1970.
+        """
+        known, newest = self._listed
+        if known != changed:
+            newest = max((entry.name for entry in os.scandir(self._folder)), default="")
+            # Within a tick of the clock a second file would not show.
+            settled = time.time_ns() - changed > _TICK_NS
+            self._listed = (changed if settled else 0, newest)
+        return newest

@@ -24,6 +24,8 @@ _PHRASE: Final = re.compile(r'"([^"]+)"')
 _LONGEST_QUERY: Final = 20_000
 _MOST_WORDS: Final = 128
 """Of a query; a question has a dozen, and each costs a look at its postings."""
+_BITS: Final = 32
+"""As many as number a document within its segment."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,24 @@ class WordIndex:
         limit = math.ceil(n / share * 1.5) + 8
         while True:
             hits = searcher.search(asked, limit=min(limit, searcher.num_docs), count=False).hits
-            rows = self._rows([(place.segment_ord, place.doc) for _, place in hits])
+            # One number for each: a tuple of two would take longer than the search.
+            places = (place.segment_ord << _BITS | place.doc for _, place in hits)
+            rows = self._rows(np.fromiter(places, dtype=np.int64, count=len(hits)))
             best = np.flatnonzero(allowed[rows])[:n].tolist()
             if len(best) == n or len(hits) < limit:
                 return [(int(rows[at]), hits[at][0]) for at in best]
             limit *= 8
 
-    def _rows(self, places: Sequence[tuple[int, int]]) -> np.ndarray:
-        """The view's rows of some documents of segments of the index: int64 (n,)."""
-        segment, document = np.array(places, dtype=np.int64).reshape(-1, 2).T
-        found = np.empty(len(places), dtype=np.int64)
-        for number in np.unique(segment).tolist():
-            own, rows = segment == number, self.rows[number]
-            found[own] = document[own] + rows if isinstance(rows, int) else rows[document[own]]
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """The view's rows of documents of the index: int64 (n,).
+
+        Args:
+            places: int64 (n,): the segment of each, and in the lower bits its number there.
+        """
+        segment, found = places >> _BITS, places & ((1 << _BITS) - 1)
+        for number, rows in enumerate(self.rows):
+            own = segment == number
+            found[own] = found[own] + rows if isinstance(rows, int) else rows[found[own]]
         return found
 
     def _query(self, text: str) -> tantivy.Query | None:
