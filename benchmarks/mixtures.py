@@ -34,7 +34,7 @@ from headwater.storage.store import Store
 
 REAL = 32_000
 SOURCE = "texts"
-_EVERY = 100
+_HUNDRED = 100
 _FIRST, _SECOND, _NOISE = 0.8, 0.4, 0.2
 """How much of either sentence's vector is in a mixture's, and how long a random step."""
 
@@ -153,17 +153,25 @@ def real_sentences(work: Path) -> Real:
     return Real(kind, texts, cache.vectors([text_hash(text) for text in texts]))
 
 
-def mixed_base(work: Path, real: Real, size: int, *, steps: int) -> tuple[Path, list[str]]:
+def mixed_base(
+    work: Path, real: Real, size: int, *, steps: int, parts: int = 100
+) -> tuple[Path, list[str]]:
     """A knowledge base of `size` texts, and its snapshots in order.
 
-    Each snapshot but the first replaces the texts of a hundredth of the documents. Every document
-    is one text long; a tenth of them has the same `tenth` in its metadata. It is built once and
-    kept in `work`.
+    It is built once, by refreshes with prepared vectors, and kept in `work`.
+
+    Args:
+        work: a folder.
+        real: sentences; once they are used up, the texts are mixtures of them.
+        size: documents, each of one text; a tenth of them has the same `tenth` in its metadata.
+        steps: snapshots after the first; each replaces the texts of other documents.
+        parts: one of so many documents has its text replaced in a step.
 
     Raises:
         RuntimeError: a refresh did not publish.
     """
-    root = work / f"mixed-{real.kind}-{size}-{steps}-format-{FORMAT}-{CHUNKER_ID.replace('/', '-')}"
+    cut = CHUNKER_ID.replace("/", "-")
+    root = work / f"mixed-{real.kind}-{size}-{steps}-of-{parts}-format-{FORMAT}-{cut}"
     if not _is_whole(root):
         # Built aside and moved, so that what an interrupted run leaves behind is never used.
         draft = root.with_name(f"{root.name}.draft")
@@ -171,7 +179,7 @@ def mixed_base(work: Path, real: Real, size: int, *, steps: int) -> tuple[Path, 
             shutil.rmtree(folder, ignore_errors=True)
         kb = make_base(draft, {SOURCE: {"kind": "memory"}})
         for step in range(steps + 1):
-            numbers = [_number(size, row, step) for row in range(size)]
+            numbers = [_number(size, row, step, parts) for row in range(size)]
             texts = [real.text(number) for number in numbers]
             known = {normalise(text): n for text, n in zip(texts, numbers, strict=True)}
             records = [_record(row, text) for row, text in enumerate(texts)]
@@ -181,14 +189,14 @@ def mixed_base(work: Path, real: Real, size: int, *, steps: int) -> tuple[Path, 
     return root, sorted(path.stem for path in (store.root / "snapshots").glob("*.json"))
 
 
-def _number(size: int, row: int, step: int) -> int:
-    """Which text a document has after so many steps; each step reaches another hundredth."""
-    changed = row % _EVERY
-    return row if changed >= step else size * (changed + 1) + row
+def _number(size: int, row: int, step: int, parts: int) -> int:
+    """Which text a document has after so many steps; each step reaches another part of them."""
+    changed = row % parts
+    return row if changed >= step else size + changed * (size // parts) + row // parts
 
 
 def _record(row: int, text: str) -> Record:
-    return Record(key=_key(row), text=text, metadata={"tenth": row // _EVERY % 10})
+    return Record(key=_key(row), text=text, metadata={"tenth": row // _HUNDRED % 10})
 
 
 def _key(row: int) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from benchmarks import (
     amplification,
+    churn,
     coldstart,
     documents,
     embedding,
@@ -28,6 +29,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "search": search.measure,
     "speed": speed.measure,
     "swaps": swaps.measure,
+    "churn": churn.measure,
     "refresh": refresh.measure,
     "history": history.measure,
     "amplification": amplification.measure,
