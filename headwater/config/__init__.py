@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from headwater.config.answering import AnswersConfig
-from headwater.config.apis import ApiConfig, Pagination
+from headwater.config.apis import ApiConfig, Incremental, Pagination
 from headwater.config.building import ChunkingConfig, GatesConfig, IndexConfig
 from headwater.config.databases import DatabaseConfig
 from headwater.config.documents import DocumentsConfig
 from headwater.config.embedding import EmbeddingConfig, EmbeddingEndpoint
 from headwater.config.endpoints import EndpointConfig
 from headwater.config.fields import NAME, Duration, Model, Texts, format_duration, parse_duration
+from headwater.config.http_options import HttpAuth
 from headwater.config.keeping import DatasetConfig, ErasureConfig, RetentionConfig
 from headwater.config.serving import QueryLogConfig, ServingConfig, ServingKey
 from headwater.config.source_options import (
@@ -33,6 +34,7 @@ from headwater.config.source_options import (
     SchemaDrift,
 )
 from headwater.config.sources import BUILT_IN, PluginConfig, SourceConfig, read_source
+from headwater.config.web import WebConfig
 from headwater.errors import ConfigError, NotFoundError
 from headwater.yaml_files import explain, read_yaml
 
@@ -54,6 +56,8 @@ __all__ = [
     "EndpointConfig",
     "ErasureConfig",
     "GatesConfig",
+    "HttpAuth",
+    "Incremental",
     "IndexConfig",
     "KnowledgeBase",
     "Pagination",
@@ -66,6 +70,7 @@ __all__ = [
     "ServingKey",
     "SourceConfig",
     "Texts",
+    "WebConfig",
     "expand",
     "format_duration",
     "json_schema",
@@ -104,7 +109,15 @@ class Config(Model):
 _MODELS: tuple[type[Model], ...] = (
     *(Config, ChunkingConfig, IndexConfig, GatesConfig, DatasetConfig, Schedule, DeletionGuard),
     *(ContentShrink, SchemaDrift),
-    *(Pagination, RetentionConfig, ServingConfig, ServingKey, QueryLogConfig),
+    *(
+        Pagination,
+        Incremental,
+        HttpAuth,
+        RetentionConfig,
+        ServingConfig,
+        ServingKey,
+        QueryLogConfig,
+    ),
     *(EmbeddingConfig, EmbeddingEndpoint, EndpointConfig, AnswersConfig),
     *BUILT_IN.values(),
 )

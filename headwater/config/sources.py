@@ -10,6 +10,7 @@ from headwater.config.apis import ApiConfig
 from headwater.config.databases import DatabaseConfig
 from headwater.config.documents import DocumentsConfig
 from headwater.config.source_options import SourceOptions
+from headwater.config.web import WebConfig
 
 
 class PluginConfig(SourceOptions):
@@ -23,14 +24,17 @@ BUILT_IN: dict[str, type[SourceOptions]] = {
     "documents": DocumentsConfig,
     "database": DatabaseConfig,
     "api": ApiConfig,
+    "web": WebConfig,
 }
-SourceConfig = DocumentsConfig | DatabaseConfig | ApiConfig | PluginConfig
+SourceConfig = DocumentsConfig | DatabaseConfig | ApiConfig | WebConfig | PluginConfig
 
 
 def read_source(value: Any) -> Any:
-    """Pick the model by `kind`, so that an error speaks of one kind and not of all four."""
+    """Pick the model by `kind`, so that an error speaks of one kind and not of all."""
     if isinstance(value, SourceOptions):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        raise ValueError("expected a mapping with 'kind': documents, database, api or a plug-in's")
+        raise ValueError(
+            "expected a mapping with 'kind': documents, database, api, web or a plug-in's"
+        )
     return BUILT_IN.get(value["kind"], PluginConfig).model_validate(value)

@@ -66,6 +66,7 @@ _EXTRA_ROWS: Final[dict[str, Callable[[], list[dict[str, Any]]]]] = {
     "documents": list,
     "database": _key_rows,
     "api": lambda: [*_key_rows(), *_link_rows()],
+    "web": lambda: [*_key_rows(), *_link_rows()],
 }
 
 
@@ -73,7 +74,7 @@ def default_suite(kind: str) -> dict[str, Any]:
     """The suite for a new source, ready for `json.dumps`.
 
     Args:
-        kind: `documents`, `database` or `api`.
+        kind: `documents`, `database`, `api` or `web`.
 
     Raises:
         NotFoundError: there is no such kind.

@@ -67,8 +67,9 @@ class Request:
         url: without credentials.
         method: GET, or POST for a search.
         body: JSON of a POST.
-        accept: of the header.
+        accept, agent: of the headers.
         validators: ask only whether it changed.
+        max_bytes: decoded, for this reply; None leaves it to the session.
         keep: statuses that are answers, and no errors.
         check: called with each URL before it is asked, the first and those of redirects.
     """
@@ -77,7 +78,9 @@ class Request:
     method: str = "GET"
     body: bytes | None = None
     accept: str = "application/json"
+    agent: str = "headwater"
     validators: Validators = _UNCONDITIONAL
+    max_bytes: int | None = None
     keep: Collection[int] = _NO_STATUS
     check: Callable[[str], None] | None = None
 
@@ -217,6 +220,7 @@ class HttpSession:
         timeout = min(self._limits.timeout_s, self._left(url))
         headers = {
             "Accept": request.accept,
+            "User-Agent": request.agent,
             "Accept-Encoding": ACCEPTED,
             # A cache between us and the server may hold pages of different ages.
             "Cache-Control": "max-age=0",
@@ -241,7 +245,7 @@ class HttpSession:
                     check_status(
                         shown(url), response, conditional=bool(request.validators.headers())
                     )
-                return Reply.of(url, response, self._read(url, response))
+                return Reply.of(url, response, self._read(request, url, response))
         except PrivateAddressError as error:
             raise self._private(url, error) from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
@@ -277,8 +281,9 @@ class HttpSession:
             time.sleep(min(wait_s, max(0.0, self._left(url))))
         self._next_at = time.monotonic() + self._gap_s
 
-    def _read(self, url: str, response: Any) -> bytes:
+    def _read(self, request: Request, url: str, response: Any) -> bytes:
         chunks = []
+        size = 0
         for chunk in decode(
             self._timed(url, response.iter_raw()), response.headers.get("content-encoding", "")
         ):
@@ -288,6 +293,13 @@ class HttpSession:
                     f"More than {self._limits.max_bytes} bytes in one pull",
                     obj=shown(url),
                     todo="raise 'max_bytes', or ask for less",
+                )
+            size += len(chunk)
+            if request.max_bytes is not None and size > request.max_bytes:
+                raise SourceDataError(
+                    f"The reply is larger than {request.max_bytes} bytes",
+                    obj=shown(url),
+                    todo="raise 'page_bytes', or leave it out",
                 )
             chunks.append(chunk)
         return b"".join(chunks)
