@@ -107,7 +107,7 @@ def _mariadb(folder: Path) -> Iterator[str]:
     try:
         url = f"mysql://root@localhost/kb?unix_socket={socket}"
         _wait_for(socket, server)
-        run_mysql(url.replace("/kb?", "/mysql?"), "CREATE DATABASE kb CHARACTER SET utf8mb4")
+        run_mysql(url.replace("/kb?", "/mysql?"), "CREATE DATABASE kb COLLATE utf8mb4_bin")
         yield url
     finally:
         server.terminate()
@@ -134,11 +134,13 @@ def mysql_connection(url: str) -> Any:
 def run_mysql(url: str, *statements: str) -> None:
     """Run statements one by one and commit."""
     connection = mysql_connection(url)
-    with connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-    connection.commit()
-    connection.close()
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.commit()
+    finally:
+        connection.close()
 
 
 @contextmanager

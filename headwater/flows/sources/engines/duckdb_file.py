@@ -86,8 +86,9 @@ class _DuckdbSession(Session):
         late.start()
         try:
             with self._errors():
-                result = self._connection.execute(sql, list(parameters))
-                for batch in result.to_arrow_reader(BATCH_ROWS) or ():
+                # Not `execute`: what that returns, it holds whole.
+                found = self._connection.sql(sql, params=list(parameters) or None)
+                for batch in found.to_arrow_reader(BATCH_ROWS):
                     yield [_storage(column) for column in batch.columns]
         finally:
             late.cancel()

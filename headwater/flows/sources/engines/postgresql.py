@@ -45,6 +45,7 @@ WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted
   AND l.pid <> pg_backend_pid() AND a.datname = current_database() AND a.usesysid IS NOT NULL
 """
 
+_LOST = ("connection to server", "server closed the connection", "terminating connection")
 _SETTINGS = ("TimeZone TO 'UTC'", "DateStyle TO 'ISO, YMD'", "IntervalStyle TO 'postgres'")
 """The text of a value must not depend on the settings of the server or the role."""
 
@@ -169,10 +170,11 @@ def _storage(column: Any) -> Any:
 def _error(dsn: str, error: Exception, limit: timedelta) -> SourceError:
     text = str(error)
     state = re.search(r"SQLSTATE: (\w{5})", text)
-    if state is not None and state[1] == "57014" and "timeout" in text:
+    # While rows are streamed, the driver passes on the words alone.
+    if "statement timeout" in text:
         return timed_out(dsn, limit)
     lost = state is not None and state[1][:2] in ("08", "40", "53", "57")
-    lost = lost or "connection to server" in text or "server closed the connection" in text
+    lost = lost or any(words in text for words in _LOST)
     return unreachable(dsn, error) if lost else refused(dsn, error)
 
 
