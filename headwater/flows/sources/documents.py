@@ -52,44 +52,58 @@ class DocumentsSource:
     def pull(self, request: PullRequest) -> Pull:
         """Yield the documents; see `Source.pull`.
 
-        Complete when every folder could be listed and all keys were asked for.
+        Complete when every folder could be listed and all keys were asked for. A window chooses
+        among the documents of now by when they last changed.
 
         Raises:
             SourceUnreachableError: the root is missing, cannot be listed or no longer answers.
-            ConfigError: a window of time was asked for.
+            ConfigError: a window of time was asked for, and the place knows no times.
             MissingExtraError: a format's library is not installed.
         """
-        if request.window is not None:
-            raise ConfigError(
-                "Documents have no time of their own to backfill by",
-                obj=self._name,
-                todo="leave out the window, or name documents with --key",
-            )
         with self._place_of() as place, self._worker() as worker:
+            if request.window is not None and not place.dated:
+                raise ConfigError(
+                    "Documents on a disk have no time of their own to backfill by",
+                    obj=self._name,
+                    todo="leave out the window, or name documents with --key",
+                )
+            narrowed = request.keys is not None or request.window is not None
+            mark = request.watermark if narrowed else self._watermark(place.state())
+            if mark is not None and mark == request.watermark and not narrowed:
+                return ExtractEnd(
+                    complete=True, watermark=mark, note="the same commit", unchanged=True
+                )
             # Stamps younger than this moment are not trusted: it comes before the listing.
             seen = Seen(self._marks(), scope=self._config.root)
             listing = place.list_files(self._choice)
-            files = listing.files
-            if request.keys is not None:
-                files = [one for one in files if one.key in request.keys]
+            files = _chosen(listing, place, request)
             reading = _Reading(self, place, worker, seen, request)
             for item in files:
                 reading.take(item)
                 if reading.rows.full:
                     yield reading.rows.batch()
-        if request.keys is None:
+        if not narrowed:
             for why in listing.unnamed:
                 reading.rows.add(None, "unreadable", error=why)
+            for key, why in sorted(listing.refused.items()):
+                reading.rows.add(key, "unreadable", error=why)
             if not listing.failed:
                 seen.save()
-        else:
+        elif request.keys is not None:
             _add_absent(reading.rows, request.keys - {one.key for one in files}, listing)
         if reading.rows.count:
             yield reading.rows.batch()
-        complete = request.keys is None and not listing.failed
-        watermark = request.watermark if request.keys is not None else None
         note = _note(len(files), reading.counts, listing, seen.trouble)
-        return ExtractEnd(complete=complete, watermark=watermark, note=note)
+        complete = not narrowed and not listing.failed
+        return ExtractEnd(complete=complete, watermark=mark, note=note)
+
+    def _watermark(self, state: str | None) -> str | None:
+        """The state of the place, and all else that decides which records come of it."""
+        if state is None:
+            return None
+        options = self._config.model_dump_json(include={"glob", "exclude", "max_bytes"})
+        parts = [options, *(self.tails(one).failed for one in FORMATS)]
+        return f"{state} {hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
     def _worker(self) -> ParserWorker:
         return ParserWorker(deadline_s=self._config.timeout.total_seconds())
@@ -250,8 +264,19 @@ class _Reading:
             url=self._source.link(key),
             metadata=canonical_json({**parsed.metadata, **own}),
             fingerprint=fingerprint,
-            source_ts=item.source_ts,
+            source_ts=self._place.time_of(item),
         )
+
+
+def _chosen(listing: Listing, place: Place, request: PullRequest) -> list[Item]:
+    files = listing.files
+    if request.keys is not None:
+        return [one for one in files if one.key in request.keys]
+    window = request.window
+    if window is None:
+        return files
+    times = [(one, place.time_of(one)) for one in files]
+    return [one for one, at in times if at is not None and window.start <= at < window.end]
 
 
 def _add_absent(rows: DocumentRows, keys: Iterable[str], listing: Listing) -> None:

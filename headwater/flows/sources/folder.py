@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 from headwater.errors import ParseError, SourceUnreachableError
-from headwater.flows.sources.places import Choice, Item, Listing, encodes, format_of, normal
+from headwater.flows.sources.places import Choice, Item, Listing, Local, encodes, format_of, normal
 
 _FLAGS = (
     os.O_RDONLY
@@ -22,7 +20,7 @@ _FLAGS = (
 )
 
 
-class FolderPlace:
+class FolderPlace(Local):
     """A folder of this machine.
 
     Files and folders whose name starts with a dot are left out. A link is followed when it leads to
@@ -36,17 +34,6 @@ class FolderPlace:
     def __init__(self, name: str, folder: str) -> None:
         self._name = name
         self._folder = folder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     def list_files(self, choice: Choice) -> Listing:
         """See `Place.list_files`; without recursion, as the depth is the folder's choice."""

@@ -29,7 +29,6 @@ class Item(NamedTuple):
             content. Empty when it says nothing to be trusted.
         version: names its content, as the place itself says (a blob id, an ETag); two contents
             never share one. None where only the bytes can tell.
-        source_ts: when it last changed, where the place knows (UTC).
     """
 
     key: str
@@ -37,7 +36,6 @@ class Item(NamedTuple):
     format: Format
     stamp: str = ""
     version: str | None = None
-    source_ts: datetime | None = None
 
 
 @dataclass
@@ -48,6 +46,7 @@ class Listing:
         files: the wanted files, in the order of keys.
         unnamed: files that no key can name, and why.
         failed: folders that could not be listed, as key prefixes, and why.
+        refused: wanted files that the place will not hand out, and why.
         other: wanted files of a format that no parser reads.
         links: links that were not followed.
     """
@@ -55,6 +54,7 @@ class Listing:
     files: list[Item] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     other: int = 0
     links: int = 0
 
@@ -106,8 +106,39 @@ class Choice:
         return not any(self.leaves_out("/".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
+class Local:
+    """What places share that hold nothing open and have no history."""
+
+    dated = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def state(self) -> str | None:
+        """See `Place.state`."""
+        return None
+
+    def time_of(self, item: Item) -> datetime | None:
+        """See `Place.time_of`."""
+        return None
+
+
 class Place(Protocol):
-    """A folder, an archive, a repository, a bucket."""
+    """A folder, an archive, a repository, a bucket, a web server's listing.
+
+    Attributes:
+        dated: `time_of` tells times that belong to the documents.
+    """
+
+    dated: bool
 
     def __enter__(self) -> Self: ...
 
@@ -117,6 +148,14 @@ class Place(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+    def state(self) -> str | None:
+        """Names all that the place holds now, None when it cannot tell without listing it.
+
+        Raises:
+            SourceUnreachableError: the place cannot be reached.
+        """
+        ...
 
     def list_files(self, choice: Choice) -> Listing:
         """List what is wanted.
@@ -134,6 +173,10 @@ class Place(Protocol):
             ParseError: it is larger than `max_bytes`, or no file any more.
             SourceUnreachableError: the place no longer answers.
         """
+        ...
+
+    def time_of(self, item: Item) -> datetime | None:
+        """When the file last changed, by the place's own history (UTC); None when it has none."""
         ...
 
 

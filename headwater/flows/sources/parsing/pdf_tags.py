@@ -23,6 +23,9 @@ _ROWS = frozenset({"THead", "TBody", "TFoot"})
 _MAX_DEPTH = 100
 _MAX_ELEMENTS = 200_000
 _LONG = 100
+_STRIDE = 8
+# What pdfium puts where a word was broken at the end of a line.
+_BREAKS = (0x02, 0xFFFE)
 _ChildAt = Callable[[int], tuple[Any, int] | None]
 _BULLETS = frozenset("•◦▪‣–-*·●○■")
 
@@ -79,22 +82,25 @@ def _marked(text_page: Any) -> dict[int, str]:
     """Mark -> its text. What pdfium put between two characters belongs to the one before."""
     object_of, code_of, mark_of = _calls()
     address = ctypes.cast(text_page.raw, ctypes.c_void_p).value
+    count = text_page.count_chars()
     parts: dict[int, list[str]] = {}
     marks: dict[int, int] = {}
-    mark, last = -1, None
-    for at in range(text_page.count_chars()):
+    mark, at = -1, 0
+    while at < count:
         thing = object_of(address, at)
-        if thing and thing != last:
-            last = thing
+        if thing:
             if thing not in marks:
                 marks[thing] = mark_of(thing)
             mark = marks[thing]
-        code = code_of(address, at)
-        if code and code not in (0x02, 0xFFFE) and code <= 0x10FFFF:
-            if mark in parts:
-                parts[mark].append(chr(code))
-            else:
-                parts[mark] = [chr(code)]
+        # An object's characters follow each other: if it goes on at the end of a stride, it does
+        # so all along it.
+        end = at + 1
+        while thing and end + _STRIDE < count and object_of(address, end + _STRIDE) == thing:
+            end += _STRIDE
+        codes = (code_of(address, one) for one in range(at, end))
+        found = [chr(one) for one in codes if one and one not in _BREAKS and one <= 0x10FFFF]
+        parts.setdefault(mark, []).extend(found)
+        at = end
     return {mark: encodable("".join(found)) for mark, found in parts.items()}
 
 
