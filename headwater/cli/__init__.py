@@ -17,6 +17,7 @@ from headwater import __version__
 from headwater.cli.answer import ANSWER
 from headwater.cli.approve import APPROVE
 from headwater.cli.ask import ASK
+from headwater.cli.backfill import BACKFILL
 from headwater.cli.change import CHANGE
 from headwater.cli.evaluate import EVALUATE
 from headwater.cli.explore import EXPLORE
@@ -49,6 +50,7 @@ def cli() -> None:
 for command in (
     *CHANGE,
     *APPROVE,
+    *BACKFILL,
     *ASK,
     *ANSWER,
     *EVALUATE,

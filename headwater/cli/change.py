@@ -1,14 +1,13 @@
-"""Commands that change a knowledge base: init, refresh, plan, backfill, approve, roll back, serve."""
+"""Commands that change a knowledge base: init, refresh, plan, roll back, serve."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from headwater.cli.options import (
-    Duration,
     Time,
     json_option,
     kb_option,
@@ -88,45 +87,6 @@ def run_refresh(kb_path: Path, options: object, *, as_json: bool, dry_run: bool 
         report = refresh(kb, options, dry_run=dry_run, progress=progress)
     print_json(report.as_dict()) if as_json else show_refresh(report)
     return report.exit_code
-
-
-@click.command()
-@click.argument("source")
-@click.option("--from", "start", type=Time(), required=True, help="First moment of source time.")
-@click.option("--to", "end", type=Time(), required=True, help="The moment after the last.")
-@click.option(
-    "--window", "width", type=Duration(), help="Cut the range: 1d, 12h; whole if left out."
-)
-@click.option("--dry-run", is_flag=True, help="Say what it would do; publish nothing.")
-@kb_option
-@json_option
-def backfill(
-    source: str,
-    start: datetime,
-    end: datetime,
-    width: timedelta | None,
-    dry_run: bool,
-    kb_path: Path,
-    as_json: bool,
-) -> int:
-    """Pull a range of SOURCE's past, window by window. Started again, it goes on where it was."""
-    from headwater.cli.render import show_refresh
-    from headwater.flows.backfill import backfill as run
-    from headwater.flows.backfill import plan_windows
-
-    kb = open_kb(kb_path)
-    kb.source(source)
-    reports = []
-    with progress_bars(quiet=as_json) as progress:
-        windows = plan_windows(start, end, width)
-        for window, report in run(kb, source, windows, progress=progress, dry_run=dry_run):
-            reports.append(report)
-            if not as_json:
-                click.echo(f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}")
-                show_refresh(report)
-    if as_json:
-        print_json([report.as_dict() for report in reports])
-    return max(report.exit_code for report in reports)
 
 
 @click.command()
@@ -258,7 +218,6 @@ CHANGE = (
     init,
     plan,
     refresh,
-    backfill,
     rollback,
     publish,
     repair,

@@ -41,6 +41,10 @@ class EmbeddingConfig(Model):
     )
     endpoint: EmbeddingEndpoint | None = Field(None, description="for the backend openai")
 
+    price_per_million_tokens: float | None = Field(
+        None, ge=0, description="what embedding costs, for estimates; in whatever money you pay"
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.backend == "openai" and self.endpoint is None:

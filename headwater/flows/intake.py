@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from headwater.errors import HeadwaterError, SourceDataError
 from headwater.flows.sources.protocol import (
     RECORD_SCHEMA,
     ExtractEnd,
+    KeyRange,
+    Pull,
     PullRequest,
     Source,
 )
@@ -139,20 +141,54 @@ def take_in(
     Raises:
         SourceError: the pull failed; nothing of it counts.
     """
-    pull = source.pull(request)
     collected = _Collected(name, LiveDocuments.of(live), frozenset(labels), revalidate)
+    pull = pull_checked(name, source, request)
+    while True:
+        try:
+            batch = next(pull)
+        except StopIteration as stop:
+            return collected.finish(stop.value)
+        try:
+            collected.add(batch)
+        except HeadwaterError:
+            raise
+        except Exception as error:
+            raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> SourceDataError:
+    return SourceDataError(
+        f"The source failed with {type(error).__name__}", obj=name, todo=str(error)
+    )
+
+
+def pull_checked(name: str, source: Source, request: PullRequest) -> Pull:
+    """Pull a source, and make sure of what it promised; records outside of a key range are left out.
+
+    A pull that was narrowed ends partial and leaves the watermark where it was, whatever its source
+    says.
+
+    Raises:
+        SourceError: the pull failed, or its batches or its end are not what they must be.
+    """
+    pull = source.pull(request)
     try:
         while True:
-            collected.add(next(pull))
+            batch = next(pull)
+            if batch.schema != RECORD_SCHEMA:
+                raise SourceDataError(
+                    "The source yielded a batch of another schema",
+                    obj=name,
+                    todo="build batches with headwater.flows.sources.protocol.record_batch",
+                )
+            yield batch if request.key_range is None else _within(batch, request.key_range)
     except StopIteration as stop:
         end = stop.value
     except HeadwaterError:
         raise
     except Exception as error:
         # A source of another package may raise anything; it must not take the other sources along.
-        raise SourceDataError(
-            f"The source failed with {type(error).__name__}", obj=name, todo=str(error)
-        ) from error
+        raise _failed(name, error) from error
     finally:
         pull.close()
     if not isinstance(end, ExtractEnd):
@@ -161,7 +197,14 @@ def take_in(
             obj=name,
             todo="a source's pull() must return an ExtractEnd",
         )
-    return collected.finish(end)
+    if request.narrowed:
+        end = replace(end, complete=False, unchanged=False, watermark=request.watermark)
+    return end
+
+
+def _within(batch: pa.RecordBatch, keys: KeyRange) -> pa.RecordBatch:
+    inside = [key is not None and key in keys for key in batch.column("key").to_pylist()]
+    return batch.filter(pa.array(inside, pa.bool_()))
 
 
 class _Collected:
@@ -181,12 +224,6 @@ class _Collected:
         self._refused: list[Refused] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
-        if batch.schema != RECORD_SCHEMA:
-            raise SourceDataError(
-                "The source yielded a batch of another schema",
-                obj=self._source,
-                todo="build batches with headwater.flows.sources.protocol.record_batch",
-            )
         refused = built_in_failures(batch)
         rows = self._live.rows_of(batch.column("key"))
         self._see(batch, rows)

@@ -30,12 +30,13 @@ from headwater.flows.outcome import Pulled, run_entries, source_reports
 from headwater.flows.past import Past
 from headwater.flows.report import RefreshReport
 from headwater.flows.report_page import write_report
-from headwater.flows.sources.protocol import PullRequest, Source, Window
+from headwater.flows.sources.protocol import KeyRange, PullRequest, Source, Window
 from headwater.flows.sources.registry import open_source
 from headwater.flows.suppression import without_erased
+from headwater.flows.turns import claimed_patiently
 from headwater.flows.withholding import DELETES
 from headwater.retrieval.lexical import analyzer_name
-from headwater.storage.claims import Claim, claimed
+from headwater.storage.claims import Claim
 from headwater.storage.history import live_state, metadata_fields
 from headwater.storage.live import LiveDocuments
 from headwater.storage.manifest import Manifest, SourceState, format_time
@@ -64,6 +65,7 @@ class RefreshOptions:
         sources: only these; all when empty.
         keys: only these keys (needs exactly one source).
         window: only this range of source time (needs exactly one source).
+        key_range: only this range of keys (needs exactly one source).
         observed_at: the knowledge time; now when None. It never runs backwards.
         approved: source -> deletions that a person allowed; a ceiling.
         approved_changes: source -> kind (`withholding.KINDS`) -> changes that a person allowed.
@@ -75,12 +77,18 @@ class RefreshOptions:
     sources: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     window: Window | None = None
+    key_range: KeyRange | None = None
     observed_at: datetime | None = None
     approved: Mapping[str, int] = field(default_factory=dict)
     approved_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     release: tuple[str, ...] = ()
     new_model: bool = False
     cause: str = "refresh"
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether less than whole sources is asked for."""
+        return bool(self.keys or self.window or self.key_range)
 
 
 class RefreshRun:
@@ -103,7 +111,7 @@ class RefreshRun:
     ) -> None:
         for name in (*options.sources, *options.release):
             kb.source(name)
-        if (options.keys or options.window) and len(options.sources) != 1:
+        if options.narrowed and len(options.sources) != 1:
             raise ConfigError("Keys and windows belong to one source", todo="name it: --source S")
         self._golden = load_golden(kb.root, sources=kb.config.sources)
         self.kb = kb
@@ -138,10 +146,11 @@ class RefreshRun:
             for name in (*self.names, *self._orphans()):
                 try:
                     self._claims[name] = stack.enter_context(
-                        claimed(self.store.root, name, run_id=self.run_id)
+                        claimed_patiently(self.store.root, name, run_id=self.run_id)
                     )
                 except BusyError as error:
                     busy[name] = error
+            self._look_again()
             try:
                 yield busy
             finally:
@@ -182,6 +191,7 @@ class RefreshRun:
             else 0,
             keys=frozenset(self.options.keys) if self.options.keys else None,
             window=self.options.window,
+            key_range=self.options.key_range,
         )
         if not same:
             request = replace(request, watermark=None)
@@ -383,7 +393,7 @@ class RefreshRun:
 
     def _orphans(self) -> list[str]:
         """Sources that the store holds and the configuration no longer names."""
-        if self._parent is None or self.options.keys or self.options.window:
+        if self._parent is None or self.options.narrowed:
             return []
         gone = [n for n in self._parent.sources if n not in self.kb.config.sources]
         wanted = self.options.approved or not self.options.sources
@@ -401,6 +411,13 @@ class RefreshRun:
                 todo=f"the current snapshot was observed at {format_time(floor)}",
             )
         return asked
+
+    def _look_again(self) -> None:
+        """Take what is current as the parent: another run may have published before the claims."""
+        if self.store.current_name() != (self._parent.name() if self._parent else None):
+            self._parent = self.store.current()
+            self._live = live_state(self.store.objects, self._parent)
+            self.observed_at = self._knowledge_time()
 
     def _rebase(self, pulled: list[str]) -> None:
         """Take the new CURRENT as parent; nothing is pulled or embedded again.

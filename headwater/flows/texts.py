@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,7 +132,28 @@ def embed_missing(
     if not missing:
         return 0
     texts = _texts(objects, draft, missing)
-    model = embedder()
+    embed_into(cache, missing, texts, model=embedder(), progress=progress)
+    merge_embeddings(objects, cache)
+    return len(missing)
+
+
+def embed_into(
+    cache: EmbeddingCache,
+    missing: Sequence[bytes],
+    texts: Sequence[str],
+    *,
+    model: Embedder,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Embed texts and commit their vectors, every `COMMIT_EVERY` texts.
+
+    Args:
+        cache: where they go.
+        missing: the hashes of the texts.
+        texts: normalised, in the same order.
+        model: what embeds them.
+        progress: called with (done, total).
+    """
     hashes: list[bytes] = []
     vectors: list[np.ndarray] = []
     done = 0
@@ -148,8 +169,6 @@ def embed_missing(
     if hashes:
         cache.add(hashes, np.concatenate(vectors))
         progress(len(missing), len(missing))
-    merge_embeddings(objects, cache)
-    return len(missing)
 
 
 def _texts(objects: ObjectStore, draft: Manifest, hashes: list[bytes]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headwater.errors import StoreError
+from headwater.flows.collected import remove_collected
 from headwater.retrieval.datasets.release import (
     MANIFEST,
     REVOKED,
@@ -67,6 +68,8 @@ def find_traces(root: Path, subjects: Subjects) -> Traces:
 def remove_traces(root: Path, traces: Traces, subjects: Subjects, *, note: str) -> None:
     """Blank the notes, delete questions and pages, revoke the releases. May be repeated.
 
+    What unfinished backfills collected is deleted whole: they read it again.
+
     A revoked release keeps its manifest, which holds no row and no key; its rows are deleted as a
     whole, because without some of them it would not be what its version says. Emit it again.
 
@@ -77,6 +80,7 @@ def remove_traces(root: Path, traces: Traces, subjects: Subjects, *, note: str) 
         note: why, for whoever looks for a revoked release.
     """
     mentioned = mentions(key for _, key in subjects.names)
+    remove_collected(root)
     if traces.notes:
         RunLog(root / "store").rewrite(
             lambda entry: replace(entry, note=BLANK) if mentioned.search(entry.note) else entry

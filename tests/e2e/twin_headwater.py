@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 from headwater.cli import main
-from headwater.flows.backfill import backfill
+from headwater.flows.backfill import backfill, run_backfill
 from headwater.flows.encoding import twin_encoding
+from headwater.flows.estimate import estimate_backfill
 from headwater.flows.refresh import refresh
 
-for function in (refresh, backfill):
+for function in (refresh, backfill, run_backfill, estimate_backfill):
     assert function.__kwdefaults__ is not None
     function.__kwdefaults__["encoding"] = twin_encoding
 

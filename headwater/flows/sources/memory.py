@@ -46,7 +46,10 @@ class MemorySource:
         fail_after: so many records are yielded before `error` is raised.
         batch_rows: rows in a batch.
         requests: every request that was pulled, in order.
+        parallel_windows: how many windows of a backfill may be pulled at once.
     """
+
+    parallel_windows = 4
 
     def __init__(self, name: str, config: PluginConfig, *, root: Path) -> None:
         """Read the records and the behaviour from `config.options`.
@@ -99,7 +102,7 @@ class MemorySource:
     def pull(self, request: PullRequest) -> Pull:
         """Yield the records; see `Source.pull`."""
         self.requests.append(request)
-        narrowed = request.keys is not None or request.window is not None
+        narrowed = request.narrowed
         if self.error is None and self.unchanged and not narrowed:
             return ExtractEnd(complete=True, watermark=self.watermark, unchanged=True)
         chosen = iter([_answer(r, request) for r in self.records if _wanted(r, request)])
@@ -118,6 +121,8 @@ class MemorySource:
 
 def _wanted(record: Record, request: PullRequest) -> bool:
     if request.keys is not None and record.key not in request.keys:
+        return False
+    if request.key_range is not None and (record.key or "") not in request.key_range:
         return False
     if request.window is None:
         return True

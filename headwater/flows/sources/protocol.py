@@ -11,6 +11,7 @@ Your own source in a few lines::
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,6 +72,35 @@ class Window:
 
 
 @dataclass(frozen=True)
+class KeyRange:
+    """A half-open range `[start, end)` of keys, for backfills; None leaves a side open.
+
+    Where the bounds are whole numbers, keys are compared as numbers and others are outside;
+    otherwise by code points.
+    """
+
+    start: str | None = None
+    end: str | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether keys are compared as numbers."""
+        bounds = [bound for bound in (self.start, self.end) if bound is not None]
+        return bool(bounds) and all(_NUMBER.fullmatch(bound) for bound in bounds)
+
+    def __contains__(self, key: str) -> bool:
+        if not self.numeric:
+            return (self.start or "") <= key and (self.end is None or key < self.end)
+        if not _NUMBER.fullmatch(key):
+            return False
+        low = self.start is None or int(self.start) <= int(key)
+        return low and (self.end is None or int(key) < int(self.end))
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,400}")
+
+
+@dataclass(frozen=True)
 class PullRequest:
     """What the refresh asks a source for.
 
@@ -87,6 +117,8 @@ class PullRequest:
             configuration has `keyset_every` or `incremental`.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
+        key_range: only this range of keys (a backfill). Such an extract is never complete. A source
+            need not narrow its reading: whoever pulls leaves out what is outside.
     """
 
     watermark: str | None = None
@@ -96,6 +128,12 @@ class PullRequest:
     partial_runs: int = 0
     keys: frozenset[str] | None = None
     window: Window | None = None
+    key_range: KeyRange | None = None
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether less than the whole source is asked for."""
+        return not (self.keys is None and self.window is None and self.key_range is None)
 
 
 @dataclass(frozen=True)
