@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from headwater.config import KnowledgeBase
@@ -26,11 +26,12 @@ from headwater.flows.held import read_quarantine, unreadable_before
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.listing import current_keys, partial_runs
+from headwater.flows.options import RefreshOptions as RefreshOptions
 from headwater.flows.outcome import Pulled, run_entries, source_reports
 from headwater.flows.past import Past
 from headwater.flows.report import RefreshReport
 from headwater.flows.report_page import write_report
-from headwater.flows.sources.protocol import KeyRange, PullRequest, Source, Window
+from headwater.flows.sources.protocol import PullRequest, Source
 from headwater.flows.sources.registry import open_source
 from headwater.flows.suppression import without_erased
 from headwater.flows.turns import claimed_patiently
@@ -55,40 +56,6 @@ _REBASES = 5
 
 def silent(_stage: str, _done: int, _total: int) -> None:
     """The progress of whoever does not watch."""
-
-
-@dataclass(frozen=True)
-class RefreshOptions:
-    """What one refresh is asked for.
-
-    Attributes:
-        sources: only these; all when empty.
-        keys: only these keys (needs exactly one source).
-        window: only this range of source time (needs exactly one source).
-        key_range: only this range of keys (needs exactly one source).
-        observed_at: the knowledge time; now when None. It never runs backwards.
-        approved: source -> deletions that a person allowed; a ceiling.
-        approved_changes: source -> kind (`withholding.KINDS`) -> changes that a person allowed.
-        release: sources whose hold is lifted.
-        new_model: build the index anew although the model is another one.
-        cause: written into the manifest.
-    """
-
-    sources: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    window: Window | None = None
-    key_range: KeyRange | None = None
-    observed_at: datetime | None = None
-    approved: Mapping[str, int] = field(default_factory=dict)
-    approved_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    release: tuple[str, ...] = ()
-    new_model: bool = False
-    cause: str = "refresh"
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether less than whole sources is asked for."""
-        return bool(self.keys or self.window or self.key_range)
 
 
 class RefreshRun:
