@@ -8,6 +8,7 @@ import os
 import signal
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.errors import ParseError
-from headwater.flows.sources.parsing import ParsedDocument, worker
+from headwater.flows.sources.parsing import ParsedDocument, formats, worker
 from headwater.flows.sources.parsing.formats import BY_NAME, BY_SUFFIX, finish
 
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
@@ -447,6 +448,33 @@ def test_the_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         if not environment.exists():
             pytest.skip("this system shows no environment of a process")
         assert b"secret" not in environment.read_bytes()
+
+
+def test_a_parser_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No parser keeps a cache of what it read: an erasure would not find it."""
+    for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    with worker.ParserWorker() as one:
+        one.parse(BY_NAME["docx"], _docx(("Normal", "words")), name="a", encoding="auto")
+        one.parse(BY_NAME["pdf"], _pdf([["words"]]), name="b", encoding="auto")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_text_that_grows_without_bound_does_not_leave_the_child(tmp_path: Path) -> None:
+    """What is refused for its size is refused where it grew: this process never holds it."""
+    deep = '{"k' + "k" * 5000 + '":'
+    page = deep * 8 + "[" + ",".join("1" for _ in range(4000)) + "]" + "}" * 8
+    with worker.ParserWorker() as one, pytest.raises(ParseError, match="too large"):
+        one.parse(BY_NAME["json"], page.encode(), name="a", encoding="auto")
+
+
+def test_the_parser_of_an_archive_is_all_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version of any parser reads what is compressed again."""
+    before = BY_NAME["gzip"].parser_id("auto")
+    newer = [replace(one, revision=99) if one.name == "rst" else one for one in formats.FORMATS]
+    monkeypatch.setattr(formats, "FORMATS", tuple(newer))
+    assert BY_NAME["gzip"].parser_id("auto") != before
 
 
 def test_every_suffix_has_one_parser_that_loads() -> None:

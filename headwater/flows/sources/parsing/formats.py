@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ class Format:
         encoded: the configured encoding plays a part.
         libraries: the distributions whose versions change the text; none for own code.
         requires: what must be importable.
+        wraps: the parser hands what is in the file to the other parsers: all of them play a part.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Format:
     encoded: bool = True
     libraries: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    wraps: bool = False
 
     def parser(self) -> Parser:
         """The parser itself; its module is imported now."""
@@ -50,6 +53,9 @@ class Format:
         parts += [f"{library} {_installed(library)}" for library in self.libraries]
         if self.encoded:
             parts.append(encoding)
+        if self.wraps:
+            inner = ";".join(one.parser_id(encoding) for one in FORMATS if not one.wraps)
+            parts.append(hashlib.sha256(inner.encode()).hexdigest()[:8])
         return ";".join(parts)
 
     def check_installed(self) -> None:
@@ -94,7 +100,7 @@ FORMATS = (
     _own("html", "html htm xhtml", 2, "markup", requires=("lxml",)),
     _own("mail", "eml", 1, "mail", requires=("lxml",)),
     _own("pptx", "pptx", 1, "slides", encoded=False, requires=("lxml",)),
-    _own("gzip", "gz", 1, "compressed"),
+    _own("gzip", "gz", 1, "compressed", wraps=True),
     _office("docx", 2),
     _office("xlsx", 1),
     _office("odt", 1),

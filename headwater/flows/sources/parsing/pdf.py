@@ -14,7 +14,7 @@ from typing import Any
 
 from headwater.errors import MissingExtraError, ParseError
 from headwater.flows.sources.parsing import ParsedDocument
-from headwater.flows.sources.parsing.formats import no_text
+from headwater.flows.sources.parsing.formats import encodable, no_text
 from headwater.flows.sources.parsing.office import extract
 from headwater.flows.sources.parsing.pdf_pages import Page, read_pages
 from headwater.flows.sources.parsing.text import escape_marks, first_heading
@@ -86,7 +86,7 @@ def _read_outline(document: Any) -> list[_Entry]:
     for bookmark in document.get_toc(max_depth=6):
         target = bookmark.get_dest()
         page = target.get_index() if target else None
-        title = " ".join(bookmark.get_title().split())
+        title = encodable(" ".join(bookmark.get_title().split()))
         if page is not None and title:
             entries.append(_Entry(page, bookmark.level + 1, title))
     return entries
