@@ -26,6 +26,7 @@ from headwater.cli.keep import KEEP
 from headwater.cli.mcp import MCP
 from headwater.cli.queries import QUERIES
 from headwater.cli.serve import SERVE
+from headwater.cli.sources import SOURCES
 from headwater.cli.trail import TRAIL
 from headwater.errors import EXIT_CODES, HeadwaterError
 
@@ -51,6 +52,7 @@ for command in (
     *CHANGE,
     *APPROVE,
     *BACKFILL,
+    *SOURCES,
     *ASK,
     *ANSWER,
     *EVALUATE,

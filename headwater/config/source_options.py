@@ -70,4 +70,7 @@ class SourceOptions(Model):
     deletion_guard: DeletionGuard = DeletionGuard()
     content_shrink: ContentShrink = ContentShrink()
     schema_drift: SchemaDrift = SchemaDrift()
+    parallel_windows: int | None = Field(
+        None, ge=1, le=64, description="windows of a backfill that may be read at once"
+    )
     schedule: Schedule | None = Field(None, description="its own, beside the knowledge base's")

@@ -46,7 +46,8 @@ class Pace:
     Attributes:
         records_per_s: read at most so many, over all windows read at once; None for no limit.
         pause_s: rest so long before each window.
-        parallel: windows read at once, as far as the source allows it (`parallel_windows`).
+        parallel: windows read at once, as far as the configuration, or else the class of the source, allows
+            it (`parallel_windows`).
     """
 
     records_per_s: float | None = None
@@ -261,7 +262,9 @@ class _Work:
             yield pending.popleft().result()
 
     def _workers(self) -> int:
-        allowed = getattr(self.asked.open(self.kb), "parallel_windows", 1)
+        allowed = self.kb.source(self.asked.source).parallel_windows
+        if allowed is None:
+            allowed = getattr(self.asked.open(self.kb), "parallel_windows", 1)
         return max(1, min(self.asked.pace.parallel, int(allowed), len(self._left)))
 
     def _collect(self, number: int, *, anew: bool = False) -> Collected:

@@ -26,7 +26,7 @@ from headwater.flows.held import read_quarantine, unreadable_before
 from headwater.flows.intake import Intake, take_in
 from headwater.flows.judge import Judged, expected_state, judge, judge_removed, suite_of
 from headwater.flows.listing import current_keys, partial_runs
-from headwater.flows.options import RefreshOptions as RefreshOptions
+from headwater.flows.options import RefreshOptions
 from headwater.flows.outcome import Pulled, run_entries, source_reports
 from headwater.flows.past import Past
 from headwater.flows.report import RefreshReport
@@ -47,6 +47,8 @@ from headwater.validation.contracts import Suite
 from headwater.validation.frame import RECORD_COLUMNS
 from headwater.validation.golden import load_golden
 from headwater.validation.quarantine import merge_quarantine
+
+__all__ = ["Progress", "RefreshOptions", "RefreshRun", "refresh", "silent"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); a total of 0 means that it is not known."""

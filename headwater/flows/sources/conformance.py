@@ -1,6 +1,12 @@
 """What every source must keep to, as tests to inherit from.
 
-Your own connector passes when this does::
+Your own connector passes when this does, in a file that pytest collects::
+
+    from headwater.flows.sources.conformance import conformance_tests
+
+    TestWiki = conformance_tests(lambda: WikiSource("wiki", config, root=root), {"home", "help"})
+
+Where a source needs something for each test, inherit instead::
 
     class TestWiki(SourceConformance):
         keys = {"home", "help"}
@@ -16,7 +22,7 @@ Your own connector passes when this does::
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow as pa
@@ -150,3 +156,23 @@ class SourceConformance:
 
     def _by_key(self, source: Source, request: PullRequest | None = None) -> dict[str, Any]:
         return {row["key"]: row for row in pull_rows(source, request)}
+
+
+def conformance_tests(
+    make: Callable[[], Source], keys: Collection[str], *, supports_keys: bool = True
+) -> type[SourceConformance]:
+    """The suite for one source, to be assigned to a name that pytest collects (`TestWiki`).
+
+    Args:
+        make: makes a new source over the same records each time.
+        keys: the keys of those records; at least two.
+        supports_keys: whether the source can be asked for some keys only.
+    """
+
+    class Conformance(SourceConformance):
+        def make_source(self) -> Source:
+            return make()
+
+    Conformance.keys = keys
+    Conformance.supports_keys = supports_keys
+    return Conformance

@@ -164,7 +164,11 @@ Pull = Generator[pa.RecordBatch, None, ExtractEnd]
 
 @runtime_checkable
 class Source(Protocol):
-    """A place knowledge is pulled from."""
+    """A place knowledge is pulled from.
+
+    A class may also say `parallel_windows = N`: so many windows of a backfill may be pulled at
+    once, each by an object of its own. It is 1 where nothing is said.
+    """
 
     def pull(self, request: PullRequest) -> Pull:
         """Yield batches of `RECORD_SCHEMA` (at most some thousand rows each), return the end.
