@@ -9,6 +9,7 @@ from benchmarks import (
     amplification,
     churn,
     coldstart,
+    databases,
     documents,
     embedding,
     fusion,
@@ -37,5 +38,6 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "quality": quality.measure,
     "temporal": temporal.measure,
     "fusion": fusion.measure,
+    "databases": databases.measure,
     "documents": documents.measure,
 }
