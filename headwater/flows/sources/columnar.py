@@ -34,7 +34,10 @@ _UNSAFE_IN_LINK = r"[^A-Za-z0-9_.~-]"
 # JSON whose numbers, or whose halves of a surrogate pair, the fast reader may treat in another way.
 _UNCOMMON_JSON = r"[0-9]{16}|[0-9][eE]|0\.000|\\u|NaN|Infinity"
 _PLAIN_FLOATS = (1e-4, 1e9)
-"""Between these sizes Arrow writes a float as Python does; elsewhere exponents differ."""
+"""Between these sizes Arrow writes a float as Python does, but for the `.0` of a whole one."""
+
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +68,10 @@ def column_texts(name: str, values: Values) -> pa.Array:
     try:
         if isinstance(values, JsonTexts):
             return _of_json(values, _json_text)
-        if isinstance(values, pa.Array):
-            return _array_texts(values)
-        return pa.array(
-            [v if v is None or type(v) is str else value_text(v) for v in values], pa.string()
-        )
+        held = _as_array(values)
+        if held is not None:
+            return _array_texts(held)
+        return pa.array([value_text(v) for v in values], pa.string())
     except BinaryValueError:
         raise binary_column(name) from None
 
@@ -84,8 +86,9 @@ def column_fragments(name: str, values: Values) -> pa.Array:
     try:
         if isinstance(values, JsonTexts):
             return _of_json(values, _json_fragment)
-        if isinstance(values, pa.Array):
-            return _array_fragments(values)
+        held = _as_array(values)
+        if held is not None:
+            return _array_fragments(held)
         found = [None if v is None else canonical_json(plain_value(v)) for v in values]
         return pa.array(found, pa.string())
     except BinaryValueError:
@@ -170,6 +173,21 @@ def constant_lists(values: Sequence[str], rows: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(list(values) * rows, pa.string()))
 
 
+def _as_array(values: Sequence[Any] | pa.Array) -> pa.Array | None:
+    """The values as Arrow's, when all of them are of one type that it renders as Python does."""
+    if isinstance(values, pa.Array):
+        return values
+    kinds = set(map(type, values)) - {type(None)}
+    kind = _ARROW.get(kinds.pop()) if len(kinds) == 1 else None
+    if kind is None:
+        return None
+    try:
+        return pa.array(values, kind)
+    except (OverflowError, pa.ArrowInvalid):
+        # An integer of more than 64 bits.
+        return None
+
+
 # --- Arrow's columns ------------------------------------------------------------------------------
 
 
@@ -191,6 +209,7 @@ def _float_texts(values: pa.Array) -> pa.Array:
     size = pc.abs(values)
     plain = pc.or_(pc.and_(pc.greater_equal(size, least), pc.less(size, most)), pc.equal(size, 0.0))
     texts = values.cast(pa.string())
+    texts = pc.if_else(pc.match_substring(texts, "."), texts, _wrap("", texts, ".0"))
     return _replaced(texts, pc.invert(plain), lambda rows: map(repr, values.take(rows).to_pylist()))
 
 
