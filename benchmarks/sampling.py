@@ -22,8 +22,8 @@ def clocks() -> np.ndarray:
 def in_turn(calls: Mapping[str, Call], queries: int, *, rounds: int) -> dict[str, np.ndarray]:
     """What each call cost for each query, after one round that is not counted.
 
-    The calls of one query follow each other in an order that turns from query to query, so that
-    none always finds the caches as the same other one left them.
+    Calls that follow each other ask different queries, so that none finds in the caches what
+    another one looked at for it; and which one follows which turns from step to step.
 
     Returns:
         float64 (rounds * queries, 2) under each name: CPU and wall seconds.
@@ -31,8 +31,9 @@ def in_turn(calls: Mapping[str, Call], queries: int, *, rounds: int) -> dict[str
     names = list(calls)
     times: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for step in range((rounds + 1) * queries):
-        query, first = step % queries, (step + step // queries) % len(names)
-        for name in (*names[first:], *names[:first]):
+        first = step % len(names)
+        for place, name in enumerate((*names[first:], *names[:first])):
+            query = (step + place * queries // len(names)) % queries
             began = clocks()
             calls[name](query)
             taken = clocks() - began
