@@ -160,7 +160,7 @@ class FaultyServer:
             answer = Answer(b"", 304, answer.headers)
         fault = self.fault(asked)
         if fault and answer.status == 304 and fault not in _BEFORE_THE_BODY:
-            fault = "reset"
+            fault = "" if fault == "slow" else "reset"
         return _SPOIL.get(fault, _plain)(self, connection, answer)
 
 
