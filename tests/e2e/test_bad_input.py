@@ -97,6 +97,7 @@ def test_bytes_that_are_no_text_are_named_and_the_last_version_served(
 def test_the_wrong_encoding_is_told_and_the_right_one_heals(base: Any) -> None:
     """A cp1252 file read as UTF-8 is refused; naming the encoding in headwater.yaml lets it in."""
     two_notes(base)
+    base.configure({"docs": {"kind": "documents", "root": "docs", "encoding": "utf-8"}})
     (base.root / "docs" / "german.md").write_bytes(
         "# Kühlung\n\nDie Kühlung läuft.".encode("cp1252")
     )

@@ -44,6 +44,26 @@ def _states(source: Source, **request: Any) -> dict[str, str]:
     return {row["key"]: row["state"] for row in pull_rows(source, PullRequest(**request))}
 
 
+# --- a folder -------------------------------------------------------------------------------------
+
+
+class TestFolder(SourceConformance):
+    keys = frozenset(PAGES)
+
+    @pytest.fixture(autouse=True)
+    def _site(self, tmp_path: Path) -> None:
+        _folder(tmp_path)
+        self.root = tmp_path
+
+    def make_source(self) -> Source:
+        return _source("site", self.root)
+
+    def test_asking_for_keys_yields_only_those(self) -> None:
+        """Besides what was asked for, what is not there is said to be gone."""
+        request = {"top.txt": "present", "no such key": "gone"}
+        assert _states(self.make_source(), keys=frozenset(request)) == request
+
+
 # --- zip ------------------------------------------------------------------------------------------
 
 

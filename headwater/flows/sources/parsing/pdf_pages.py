@@ -10,6 +10,7 @@ from typing import Any
 
 from headwater.errors import ParseError
 from headwater.flows.sources.parsing.formats import encodable
+from headwater.flows.sources.parsing.pdf_tables import with_tables
 from headwater.flows.sources.parsing.pdf_tags import TaggedPage, is_tagged, read_tags
 
 # What pdfium puts where a word was broken at the end of a line.
@@ -59,16 +60,23 @@ def _read_page(document: Any, at: int, places: dict[int, int] | None, *, name: s
         text_page = page.get_textpage()
         content = text_page.get_text_range()
         _check_characters(text_page, at, name=name)
-        tags = None if places is None else read_tags(page, text_page, places)
+        lines = _lines_of(content)
+        tags = None
+        if places is None:
+            lines = with_tables(page, text_page, lines)
+        else:
+            tags = read_tags(page, text_page, places)
         written = list(_written(document, page))
         text_page.close()
         page.close()
     except pypdfium2.PdfiumError as error:
         raise ParseError(f"Page {at + 1} cannot be read", obj=name, todo=str(error)) from None
-    content = encodable(content)
-    content = _HYPHEN.sub("", content).replace("\r\n", "\n").replace("\r", "\n")
-    lines = [line.rstrip() for line in content.strip().split("\n")]
     return Page(lines, [line for line in written if line not in lines], tags)
+
+
+def _lines_of(content: str) -> list[str]:
+    content = _HYPHEN.sub("", encodable(content)).replace("\r\n", "\n").replace("\r", "\n")
+    return [line.rstrip() for line in content.strip().split("\n")]
 
 
 def _check_characters(text_page: Any, at: int, *, name: str) -> None:
