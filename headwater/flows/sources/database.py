@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from headwater.config import DatabaseConfig, expand
 from headwater.errors import ConfigError
+from headwater.flows.sources.drift import column_drift
 from headwater.flows.sources.engines import open_session
 from headwater.flows.sources.engines.session import Session
 from headwater.flows.sources.protocol import ExtractEnd, Pull, PullRequest, Window
@@ -70,12 +71,14 @@ class DatabaseSource:
             asked = Asked(session, relation, rows.columns)
             plan = STRATEGIES[self._config.chosen_strategy](known, asked)
             count = yield from _counted(_planned(rows, plan, request, known.signature))
+        before = last.columns if last else ()
+        drift = column_drift(before, rows.rendered)
         return ExtractEnd(
             plan.complete,
             write_watermark(plan.watermark),
-            note=f"{count} rows; {plan.note}",
+            note="; ".join(p for p in (f"{count} rows", drift.sentence(), plan.note) if p),
             columns=rows.rendered,
-            columns_before=last.columns if last else (),
+            columns_before=before,
         )
 
     def _relation(self, session: Session) -> str:
