@@ -142,6 +142,7 @@ class _Pulling:
             known=request.known,
             page_bytes=config.page_bytes,
             agent=config.user_agent,
+            by_name=request.keys is not None,
         )
         self._missing_before = _read_watermark(request.watermark)
         self._missing: dict[str, int] = {}

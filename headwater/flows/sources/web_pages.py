@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -75,6 +75,7 @@ class PageVisitor:
         visits: what is remembered of each page.
         known: key -> fingerprint of live documents.
         page_bytes: a larger page is not read.
+        by_name: the pages are those that somebody asked for by name.
         agent: who asks.
     """
 
@@ -88,6 +89,7 @@ class PageVisitor:
         known: Mapping[str, str],
         page_bytes: int,
         agent: str,
+        by_name: bool,
     ) -> None:
         self._http = http
         self._allowed = allowed
@@ -96,6 +98,7 @@ class PageVisitor:
         self._known = known
         self._page_bytes = page_bytes
         self._agent = agent
+        self._by_name = by_name
 
     def last(self, url: str) -> Visit | None:
         """The last visit of a page, if the live document is the one it gave."""
@@ -124,7 +127,7 @@ class PageVisitor:
             body = _body_hash(reply)
             if reply.not_modified or body == last.body:
                 proof = last.validators if reply.not_modified else reply.validators
-                kept = Visit(last.fingerprint, last.body, proof, hint, time.time())
+                kept = replace(last, validators=proof, hint=hint, at=time.time())
                 self._visits.keep(url, kept)
                 return Outcome("unchanged", last.fingerprint, size=len(reply.body))
         return self._read(url, reply, hint)
@@ -145,15 +148,14 @@ class PageVisitor:
     def _read(self, url: str, reply: Reply, hint: str | None) -> Outcome:
         try:
             document, fingerprint = self._parse(url, reply)
-            if not _shows_its_end(reply):
-                again = self._ask(url, Validators())
-                if again.status != 200 or self._parse(url, again)[1] != fingerprint:
-                    raise ParseError("Two readings of the page differ, and neither shows its end")
+            whole = _shows_its_end(reply)
+            if not whole:
+                self._doubt(url, reply, fingerprint)
         except ParseError as error:
             return Outcome("unreadable", error=_reason(error), size=len(reply.body))
         except (SourceUnreachableError, SourceDataError) as error:
             return Outcome("unreadable", error=_lower(error.what), size=len(reply.body))
-        visit = Visit(fingerprint, _body_hash(reply), reply.validators, hint, time.time())
+        visit = Visit(fingerprint, _body_hash(reply), reply.validators, hint, time.time(), whole)
         self._visits.keep(url, visit)
         return Outcome(
             "present",
@@ -163,6 +165,29 @@ class PageVisitor:
             modified=_modified(reply),
             size=len(reply.body),
         )
+
+    def _doubt(self, url: str, reply: Reply, fingerprint: str) -> None:
+        """See that a body without an end is what the page is: it always was so, and is so again.
+
+        A server may close the connection early without having said how long the body is, or say
+        too small a number.
+
+        Raises:
+            ParseError: it may be cut short.
+            SourceUnreachableError, SourceDataError: it cannot be read again.
+        """
+        if _is_html(reply):
+            before = self._visits.get(url)
+            if before is not None and before.whole and not self._by_name:
+                raise ParseError(
+                    "It ends without </html>, which it used to have, and may be cut short",
+                    todo="if it is so for good, pull it by name: --key",
+                )
+        elif reply.bounded:
+            return
+        again = self._ask(url, Validators())
+        if again.status != 200 or self._parse(url, again)[1] != fingerprint:
+            raise ParseError("Two readings of it differ, and neither shows its end")
 
     def _parse(self, url: str, reply: Reply) -> tuple[ParsedDocument, str]:
         """The document, and a fingerprint of all that makes its record.
@@ -214,15 +239,13 @@ def _format_of(reply: Reply) -> tuple[Format, str]:
         return BY_NAME[name], AUTO
 
 
-def _shows_its_end(reply: Reply) -> bool:
-    """Whether a body can be seen to be whole.
+def _is_html(reply: Reply) -> bool:
+    return "html" in (reply.content_type or "text/html")
 
-    A server may close the connection early without having said how long the body is, or say too
-    small a number. HTML usually ends with its closing tag.
-    """
-    if "html" not in (reply.content_type or "text/html"):
-        return reply.bounded
-    return b"</html" in reply.body[-4096:].lower()
+
+def _shows_its_end(reply: Reply) -> bool:
+    """Whether a body can be seen to be whole: HTML usually ends with its closing tag."""
+    return _is_html(reply) and b"</html" in reply.body[-4096:].lower()
 
 
 def _body_hash(reply: Reply) -> str:

@@ -29,6 +29,7 @@ class Visit:
         validators: to ask with whether it changed.
         hint: the date its listing gave it then, as it stood there.
         at: Unix time in s.
+        whole: the page showed its end, `</html>`.
     """
 
     fingerprint: str
@@ -36,6 +37,7 @@ class Visit:
     validators: Validators
     hint: str | None
     at: float
+    whole: bool = False
 
 
 class Visits:
@@ -94,6 +96,7 @@ def _row(visit: Visit) -> list[object]:
         proof.last_modified,
         visit.hint,
         round(visit.at, 3),
+        visit.whole,
     ]
 
 
@@ -104,8 +107,8 @@ def _load(path: Path, scope: str) -> Mapping[str, Visit]:
         if data["scope"] != scope:
             return {}
         return {
-            url: Visit(print_, body, Validators(etag, modified), hint, float(at))
-            for url, (print_, body, etag, modified, hint, at) in data["visits"].items()
+            url: Visit(print_, body, Validators(etag, modified), hint, float(at), bool(whole))
+            for url, (print_, body, etag, modified, hint, at, whole) in data["visits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
