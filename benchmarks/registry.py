@@ -16,6 +16,7 @@ from benchmarks import (
     history,
     quality,
     refresh,
+    replays,
     search,
     speed,
     startup,
@@ -40,4 +41,5 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "fusion": fusion.measure,
     "databases": databases.measure,
     "documents": documents.measure,
+    "replays": replays.measure,
 }

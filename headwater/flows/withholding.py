@@ -75,21 +75,24 @@ def withhold(
     """
     left, refused, gates, notes = changes, list[Refused](), list[Gate](), list[str]()
     for kind, judge in ((SHRINK, _shrunk), (SCHEMA, _drifted)):
-        left, found, allowed, reason = judge(
+        found, allowed, reason = judge(
             config, left, live, past, size=size, approved=approved.get(kind, 0)
         )
         if not found:
             continue
+        # A stub has lost its fields too: what was judged once needs no second approval.
+        left = _without(left, [one.key for one in found])
         if not allowed:
             reason = f"{reason}; if that is right: headwater approve {changes.source}"
             refused += found
             gates.append(Gate(RULES[kind], False, "warning", reason, changes.source))
         notes.append(reason)
-    return Withheld(left, tuple(refused), tuple(gates), "; ".join(notes))
+    going_on = _without(changes, [one.key for one in refused]) if refused else changes
+    return Withheld(going_on, tuple(refused), tuple(gates), "; ".join(notes))
 
 
-_Judgement = tuple[Changes, list[Refused], bool, str]
-"""What may go on, what was found, whether it is allowed all the same, and why."""
+_Judgement = tuple[list[Refused], bool, str]
+"""What was found, whether it is allowed all the same, and why."""
 
 
 def _shrunk(
@@ -105,7 +108,7 @@ def _shrunk(
     # Measured by the source even when the extract is partial, as deletions are.
     limit = ceiling(len(live), max_count=limits.max_count, max_share=limits.max_share)
     if len(changes.changed) <= limit:
-        return changes, [], True, ""
+        return [], True, ""
     before = past.lengths([live[record.key].content_hash for record in changes.changed])
     same = _one_text(changes.changed, live, more_than=limits.max_count)
     reasons: dict[str, str] = {}
@@ -116,7 +119,7 @@ def _shrunk(
         elif record.content_hash in same:
             reasons[record.key] = "it became one text with many others"
     if len(reasons) <= limit:
-        return changes, [], True, ""
+        return [], True, ""
     first = next(iter(reasons))
     decision = content_shrink(
         live=len(live),
@@ -127,8 +130,7 @@ def _shrunk(
         approved=approved,
     )
     refused = [_refused(r, SHRINK, reasons[r.key]) for r in changes.changed if r.key in reasons]
-    left = changes if decision.allowed else _without(changes, reasons)
-    return left, refused, decision.allowed, decision.reason
+    return refused, decision.allowed, decision.reason
 
 
 def _one_text(
@@ -158,18 +160,17 @@ def _drifted(
     limit = ceiling(size, max_count=limits.max_count, max_share=limits.max_share)
     replaced = [*changes.changed, *changes.touched]
     if len(replaced) <= limit:
-        return changes, [], True, ""
+        return [], True, ""
     pairs = _sampled(replaced, live, past)
     lost = lost_fields(pairs, changed=len(replaced), limit=limit)
     if not lost:
-        return changes, [], True, ""
+        return [], True, ""
     gone, expected = {f.name for f in lost}, {f.name for f in lost if f.everywhere}
     concerned = {r.key for r in replaced if gone - fields_of(r.text, r.metadata)}
     # A new record of the new shape replaces nothing, but it is no more believed than the others.
     concerned |= {r.key for r in changes.added if expected - fields_of(r.text, r.metadata)}
     gained = Counter(name for before, after in pairs for name in after - before)
     decision = schema_drift(
-        size=size,
         concerned=len(concerned),
         lost=lost,
         gained=sorted(name for name, count in gained.items() if count >= 0.9 * len(pairs)),
@@ -178,8 +179,7 @@ def _drifted(
     why = f"it lacks {', '.join(repr(f.name) for f in lost[:3])}, as all of them do now"
     waiting = [r for r in (*replaced, *changes.added) if r.key in concerned]
     refused = [_refused(record, SCHEMA, why) for record in waiting]
-    left = changes if decision.allowed else _without(changes, concerned)
-    return left, refused, decision.allowed, decision.reason
+    return refused, decision.allowed, decision.reason
 
 
 def _sampled(

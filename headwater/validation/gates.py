@@ -158,12 +158,11 @@ def lost_fields(
 
 
 def schema_drift(
-    *, size: int, concerned: int, lost: Sequence[LostField], gained: Sequence[str], approved: int
+    *, concerned: int, lost: Sequence[LostField], gained: Sequence[str], approved: int
 ) -> ChangeDecision:
     """Decide whether records that lost a field may replace what they were.
 
     Args:
-        size: records of the source, or of the extract when that is partial.
         concerned: how many of the extract's records lack a field that was lost.
         lost: what `lost_fields` found.
         gained: fields that nearly all of them have now and did not have before.
@@ -174,8 +173,8 @@ def schema_drift(
     names = ", ".join(repr(field.name) for field in lost[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     now = f"; new: {', '.join(map(repr, gained[:3]))}" if gained else ""
-    plural = "fields" if len(lost) > 1 else "field"
-    why = f"{concerned} of {size} records lost the {plural} {names}{more}{now}"
+    plural, were = ("fields", "were") if len(lost) > 1 else ("field", "was")
+    why = f"{concerned} records lack the {plural} {names}{more} that {were} there before{now}"
     return _unless_approved(why, concerned, approved)
 
 

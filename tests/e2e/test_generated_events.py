@@ -90,7 +90,13 @@ class History:
                     "cursor_lag": "1h",
                     "text": ["told"],
                 },
-                "tickets": {"kind": "api", "url": reply.url, "records": "items", "key": "id"},
+                "tickets": {
+                    "kind": "api",
+                    "url": reply.url,
+                    "records": "items",
+                    "key": "id",
+                    "allow_private": True,
+                },
             }
         )
         self.db = sqlite3.connect(self.base.root / "world.db", isolation_level=None)
@@ -172,7 +178,7 @@ def test_a_history_with_every_event(make_base: Callable[..., Any], reply: Reply)
     world.rename_column("security", "company")
     code, sources, report = world.refresh()
     assert code == 4 and sources["companies"].held == ROWS and report.embedded == 0
-    assert "'Security'; new: 'Company'" in sources["companies"].note
+    assert "'Security' that was there before; new: 'Company'" in sources["companies"].note
     code, _, report = world.refresh()
     assert code == 4 and not report.published and report.bytes_written == 0
     world.rename_column("company", "security")

@@ -162,13 +162,15 @@ def test_a_field_is_lost_when_nearly_all_that_had_it_lack_it() -> None:
 def test_a_drift_names_the_fields_and_asks_for_the_number() -> None:
     """The message says what vanished, what came, and whether an approval covers it."""
     lost = lost_fields([(fields("Name", "Sector"), fields("Company"))], changed=9, limit=1)
-    decision = schema_drift(size=9, concerned=9, lost=lost, gained=("Company",), approved=0)
+    decision = schema_drift(concerned=9, lost=lost, gained=("Company",), approved=0)
     assert not decision.allowed
-    assert decision.reason == "9 of 9 records lost the fields 'Name', 'Sector'; new: 'Company'"
-    assert schema_drift(size=9, concerned=9, lost=lost, gained=(), approved=9).allowed
-    short = schema_drift(size=9, concerned=9, lost=lost, gained=(), approved=8)
+    assert decision.reason == (
+        "9 records lack the fields 'Name', 'Sector' that were there before; new: 'Company'"
+    )
+    assert schema_drift(concerned=9, lost=lost, gained=(), approved=9).allowed
+    short = schema_drift(concerned=9, lost=lost, gained=(), approved=8)
     assert not short.allowed and "the approval for 8 does not cover them" in short.reason
-    assert schema_drift(size=9, concerned=0, lost=(), gained=(), approved=0).allowed
+    assert schema_drift(concerned=0, lost=(), gained=(), approved=0).allowed
 
 
 def test_a_broken_contract_stops_and_says_why() -> None:
