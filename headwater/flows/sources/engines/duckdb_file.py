@@ -142,6 +142,8 @@ def open_duckdb(dsn: str, root: Path, limit: timedelta) -> Iterator[Session]:
         raise _not_opened(dsn, error) from error
     try:
         connection.execute("SET TimeZone = 'UTC'")
+        # It would be drawn on the standard output, where only results belong.
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("BEGIN TRANSACTION")
         yield _DuckdbSession(connection, dsn, limit)
     finally:
