@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from headwater.config.fields import Duration, Texts
+from headwater.config.http_options import Networks
 from headwater.config.source_options import SourceOptions
 
 
@@ -37,6 +38,9 @@ class DocumentsConfig(SourceOptions):
         {}, description="of a bucket: endpoint, region, access_key_id: ${NAME}, …"
     )
     token: str | None = Field(None, description="bearer token of a web server: ${NAME}")
+    allow_private: Networks = Field(
+        False, description="of a web server: connect to addresses that are not public"
+    )
     deadline: Duration = Field(
         timedelta(minutes=30), description="for the whole pull from another machine"
     )

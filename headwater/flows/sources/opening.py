@@ -9,11 +9,12 @@ from pathlib import Path
 from headwater.config import DocumentsConfig, expand
 from headwater.errors import ConfigError
 from headwater.flows.sources.archive import ZipPlace
+from headwater.flows.sources.bucket import BucketPlace
 from headwater.flows.sources.folder import FolderPlace
 from headwater.flows.sources.git import GitPlace
 from headwater.flows.sources.places import Place
-from headwater.flows.sources.remote import BucketPlace, WebPlace
 from headwater.flows.sources.urls import shown
+from headwater.flows.sources.web_folder import WebFolderPlace
 
 _BUCKETS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
@@ -43,7 +44,10 @@ def open_place(name: str, config: DocumentsConfig, *, root: Path) -> Callable[[]
         return lambda: BucketPlace(name, where, options, deadline_s=deadline)
     if scheme in ("http", "https"):
         token = expand(config.token, where=f"sources.{name}.token") if config.token else None
-        return lambda: WebPlace(name, where, token, deadline_s=deadline)
+        private = config.allow_private
+        return lambda: WebFolderPlace(
+            name, where, token, deadline_s=deadline, allow_private=private
+        )
     if scheme:
         raise ConfigError(
             "No such kind of place",

@@ -505,7 +505,7 @@ class TestWeb(SourceConformance):
         self.root = tmp_path
 
     def make_source(self) -> Source:
-        return _source(self.url, self.root)
+        return _source(self.url, self.root, allow_private=True)
 
     def test_asking_for_keys_yields_only_those(self) -> None:
         """Besides what was asked for, what is not there is said to be gone."""
@@ -538,8 +538,16 @@ class TestWeb(SourceConformance):
         _Handler.token = "not-to-be-shown"
         with pytest.raises(SourceUnreachableError):
             pull_all(self.make_source())
-        source = _source(self.url, self.root, token="${S3_SECRET}")
+        source = _source(self.url, self.root, token="${S3_SECRET}", allow_private=True)
         assert {row["key"] for row in pull_rows(source)} == set(PAGES)
+
+
+def test_a_private_address_is_not_asked(serve: Callable[[Path], str], tmp_path: Path) -> None:
+    """A server of this network is only asked where the configuration allows it."""
+    url = serve(_folder(tmp_path))
+    with pytest.raises(SourceUnreachableError, match="cannot be read"):
+        pull_all(_source(url, tmp_path))
+    assert _Handler.asked == []
 
 
 def test_an_unknown_kind_of_place_is_an_error(tmp_path: Path) -> None:

@@ -78,6 +78,54 @@ def test_a_pdf_without_tags_follows_its_outline_and_its_rules() -> None:
     assert parsed.text[parsed.metadata["page_starts"][1] :].startswith("### Second stage")
 
 
+def _ruled(cells: list[tuple[float, float, str]], rules: list[tuple[float, ...]]) -> bytes:
+    """A page of texts at places, with ruled lines (x, y, width, height)."""
+    shown = "".join(f"BT /F1 10 Tf {x} {y} Td ({text}) Tj ET " for x, y, text in cells)
+    drawn = "".join(f"{' '.join(map(str, rule))} re f " for rule in rules)
+    stream = f"{shown}{drawn}"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Resources 6 0 R >>",
+        f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        "<< /Font << /F1 5 0 R >> >>",
+    ]
+    body = "".join(f"{n} 0 obj\n{one}\nendobj\n" for n, one in enumerate(objects, 1))
+    return f"%PDF-1.7\n{body}trailer\n<< /Size 7 /Root 1 0 R >>\n%%EOF\n".encode()
+
+
+_LEVEL = [(50.0, y, 200.0, 0.5) for y in (700.0, 680.0, 660.0)]
+_UPRIGHT = [(x, 660.0, 0.5, 40.0) for x in (50.0, 150.0, 250.0)]
+
+
+def test_a_cell_that_spans_columns_keeps_its_text() -> None:
+    """Where a line between two columns is missing, the text is in the first of them, uncut."""
+    cells = [(55, 720, "Before"), (55, 685, "Levels of both gauges in spring"), (55, 665, "214")]
+    cells += [(155, 665, "87"), (55, 640, "After")]
+    upright = [(150.0, 660.0, 0.5, 20.0), *_UPRIGHT[::2]]
+    text = _parsed("a.pdf", _ruled(cells, [*_LEVEL, *upright])).text
+    assert text == (
+        "Before\n\n| Levels of both gauges in spring |  |\n| --- | --- |\n| 214 | 87 |\n\nAfter"
+    )
+
+
+def test_lines_that_are_no_table_lose_nothing() -> None:
+    """Cells written in another order than they are read stay lines, each letter once."""
+    cells = [(155, 685, "b"), (55, 665, "c"), (55, 685, "a"), (155, 665, "d"), (55, 640, "After")]
+    text = _parsed("a.pdf", _ruled(cells, [*_LEVEL, *_UPRIGHT])).text
+    assert sorted(ch for ch in text if ch.isalnum()) == sorted("abcdAfter")
+
+
+def test_a_drawing_of_thousands_of_lines_costs_little() -> None:
+    """Hatching is no table, and holds nobody up."""
+    hatch = [(50 + at % 90 * 0.2, 600 + at // 90 * 4.0, 0.1, 3.5) for at in range(2900)]
+    with ParserWorker(deadline_s=10) as worker:
+        given = _ruled([(55, 720, "A map")], hatch)
+        parsed = worker.parse(BY_SUFFIX["pdf"], given, name="a.pdf", encoding="auto")
+    assert parsed.text == "A map"
+
+
 def test_slides_keep_titles_lists_tables_and_notes() -> None:
     """Each slide is a section; what the speaker says is a quote below it."""
     parsed = _parsed("talk.pptx")
