@@ -1,14 +1,17 @@
 """Listing sources and checking one: what it holds, how it is compared, what it costs."""
 
 import json
+import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 import yaml
 
 from headwater.cli import main
-from headwater.config import PluginConfig
+from headwater.config import DocumentsConfig, PluginConfig
 from headwater.flows.sources.conformance import conformance_tests
+from headwater.flows.sources.dlt_resource import DltOptions
 from headwater.flows.sources.memory import MemorySource
 from headwater.flows.sources.protocol import ExtractEnd, Record, record_batch
 from headwater.flows.sources.registry import open_source, registered_kinds
@@ -134,6 +137,31 @@ TestGreetings = conformance_tests(greetings, {"en", "fr"})
 TestMemory = conformance_tests(
     lambda: MemorySource.of([Record(key=k, text=k) for k in "abc"]), set("abc")
 )
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sources.md").read_text("utf-8")
+
+
+def wiki():
+    """The class that the page on sources shows, and the options of its headwater.yaml."""
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], names)  # noqa: S102
+    options = yaml.safe_load(re.search(r"```yaml\n# headwater.yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    read = PluginConfig.model_validate(options["sources"]["wiki"])
+    return names["WikiSource"]("wiki", read, root=Path())
+
+
+TestWikiOfThePage = conformance_tests(wiki, {"home", "help"})
+
+
+def test_the_class_of_the_page_is_as_short_as_it_says():
+    """Thirty lines, the suite in three, and every option of the page is one."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks[0].splitlines()) <= 30 and sum(map(bool, blocks[1].splitlines())) == 3
+    guards = re.search(r"(    deletion_guard:.*?)```", PAGE, re.DOTALL)[1]
+    DocumentsConfig.model_validate({"kind": "documents", "root": "d", **yaml.safe_load(guards)})
+    dlt = yaml.safe_load(re.search(r"(sources:\n  tickets:\n.*?)```", PAGE, re.DOTALL)[1])
+    DltOptions.model_validate(dlt["sources"]["tickets"]["options"])
 
 
 def test_a_registered_class_is_a_kind(tmp_path, monkeypatch):
