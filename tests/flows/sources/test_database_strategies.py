@@ -15,8 +15,8 @@ from headwater.flows.encoding import twin_encoding
 from headwater.flows.refresh import RefreshOptions, refresh
 from headwater.flows.report import RefreshReport, SourceReport
 from headwater.flows.sources import rows as rows_module
-from headwater.flows.sources.conformance import pull_all, pull_rows
-from headwater.flows.sources.protocol import PullRequest
+from headwater.flows.sources.conformance import SourceConformance, pull_all, pull_rows
+from headwater.flows.sources.protocol import PullRequest, Source
 
 ITEMS = """
 DROP TABLE IF EXISTS items;
@@ -163,6 +163,29 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str)
         DatabaseConfig.model_validate(base | options)
 
 
+class TestByHash(SourceConformance):
+    keys = ("1/a%2Fb", "2/A", "2/a", "3/x")
+
+    @pytest.fixture(autouse=True)
+    def _items(self, items: tuple[str, Callable[[str], None]]) -> None:
+        self.url = items[0]
+
+    def make_source(self) -> Source:
+        return by_hash(self.url)
+
+
+class TestByTransaction(SourceConformance):
+    keys = ("1/a%2Fb", "2/A", "2/a", "3/x")
+
+    @pytest.fixture(autouse=True)
+    def _items(self, postgres: Any) -> None:
+        postgres.psql(ITEMS)
+        self.url = postgres.get_uri()
+
+    def make_source(self) -> Source:
+        return by_xmin(self.url)
+
+
 # --- PostgreSQL's transaction ids -----------------------------------------------------------------
 
 
@@ -281,6 +304,19 @@ def test_listing_keys_keeps_what_waits_in_quarantine(base: KnowledgeBase, postgr
     run_once(base)
     listed = run_once(base)[1]
     assert (listed.outcome, listed.refused) == ("verified", 1)
+
+
+def test_withheld_deletions_go_once_they_are_approved(base: KnowledgeBase, postgres: Any) -> None:
+    """While deletions wait, every run lists the keys, so that an approval finds them."""
+    postgres.psql("UPDATE items SET body = 'full' WHERE body IS NULL;")
+    postgres.psql(
+        "INSERT INTO items SELECT 10 + i, 'x', 'b ' || i, 0 FROM generate_series(1, 40) i;"
+    )
+    run_once(base)
+    postgres.psql("DELETE FROM items WHERE id BETWEEN 11 AND 45;")
+    assert [run_once(base)[1].withheld for _ in range(4)] == [0, 0, 35, 35]
+    report, found = run_once(base, approved={"items": 35})
+    assert (found.removed, report.documents) == (35, 9)
 
 
 def test_a_backdated_row_is_found_when_the_keys_are_listed(

@@ -37,6 +37,10 @@ ENGINES: dict[str, Engine] = {
 """URL scheme -> engine."""
 
 
+_LONGEST = timedelta(days=24)
+"""In milliseconds, about what servers take as a limit."""
+
+
 def open_session(
     dsn: str, root: Path, *, statement_timeout: timedelta
 ) -> AbstractContextManager[Session]:
@@ -51,4 +55,5 @@ def open_session(
         SourceUnreachableError: the database does not answer, or is not there.
         MissingExtraError: the driver is not installed.
     """
-    return ENGINES.get(dsn.partition(":")[0], open_any)(dsn, root, statement_timeout)
+    limit = min(statement_timeout, _LONGEST)
+    return ENGINES.get(dsn.partition(":")[0], open_any)(dsn, root, limit)
