@@ -218,7 +218,7 @@ class HttpSession:
 
         self._pace(url)
         timeout = min(self._limits.timeout_s, self._left(url))
-        headers = {
+        own = {
             "Accept": request.accept,
             "User-Agent": request.agent,
             "Accept-Encoding": ACCEPTED,
@@ -227,10 +227,12 @@ class HttpSession:
             **request.validators.headers(),
         }
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
-        target = url
+            own["Content-Type"] = "application/json"
+        headers, target = own, url
         if self._access.covers(url):
-            headers |= self._access.headers
+            given = {name.lower() for name in self._access.headers}
+            kept = {name: text for name, text in own.items() if name.lower() not in given}
+            headers = {**kept, **self._access.headers}
             target = with_params(url, self._access.params)
         got_headers = False
         try:

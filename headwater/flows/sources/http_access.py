@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 from headwater.config import expand
 from headwater.config.http_options import HttpAuth, HttpOptions
-from headwater.errors import SourceError
+from headwater.errors import ConfigError, SourceError
 from headwater.flows.sources.urls import Origin, origin_of
 
 _ENV = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
@@ -86,6 +86,19 @@ class Access:
         for secret in self.secrets:
             text = text.replace(secret, "…")
         return text
+
+
+def check_plain(url: str, *, where: str) -> str:
+    """The URL, once it is known to hold no user and no password.
+
+    Raises:
+        ConfigError: it does; it would be kept with pages and documents.
+    """
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            "A URL holds credentials", obj=where, todo="put them under 'auth', as ${NAME}"
+        )
+    return url
 
 
 def _proof(auth: HttpAuth, *, where: str) -> tuple[dict[str, str], dict[str, str], list[str]]:

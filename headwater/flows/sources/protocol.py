@@ -114,7 +114,7 @@ class PullRequest:
             newer version in quarantine are not among them. A source that only lists a key may
             answer `unchanged` for it.
         partial_runs: how many runs ended since one listed every record; counted for a source whose
-            configuration has `keyset_every` or `incremental`.
+            configuration has `keyset_every`, and for APIs.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
         key_range: only this range of keys (a backfill). Such an extract is never complete. A source

@@ -19,7 +19,7 @@ from headwater.config import WebConfig, expand
 from headwater.errors import ConfigError, SourceDataError, SourceUnreachableError
 from headwater.flows.sources.document_rows import DocumentRows
 from headwater.flows.sources.http import HttpSession, Limits
-from headwater.flows.sources.http_access import Access
+from headwater.flows.sources.http_access import Access, check_plain
 from headwater.flows.sources.http_guard import Addresses
 from headwater.flows.sources.parsing.worker import ParserWorker
 from headwater.flows.sources.protocol import ExtractEnd, Pull, PullRequest, canonical_json
@@ -67,7 +67,8 @@ class WebSource:
     def _urls(self, option: str, urls: Iterable[str]) -> tuple[str, ...]:
         where = f"sources.{self._name}.{option}"
         try:
-            return tuple(normal_url(expand(url, where=where)) for url in urls)
+            expanded = (check_plain(expand(url, where=where), where=where) for url in urls)
+            return tuple(normal_url(url) for url in expanded)
         except SourceDataError as error:
             raise ConfigError(error.what, obj=f"{where}: {error.obj}", todo=error.todo) from None
 

@@ -199,7 +199,7 @@ def _read_xml(body: bytes, url: str) -> Any:
         resolve_entities=False, no_network=True, remove_comments=True, remove_pis=True
     )
     try:
-        return etree.fromstring(body, parser)
+        return etree.fromstring(body.lstrip(), parser)
     except etree.LxmlError as error:
         raise SourceDataError(
             "The list is no XML, or cut short", obj=shown(url), todo=str(error)[:300]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from headwater.errors import MissingExtraError, SourceUnreachableError
+from headwater.errors import MissingExtraError, SourceError, SourceUnreachableError
 from headwater.flows.sources.http import HttpSession, Request
 from headwater.flows.sources.urls import Origin, normal_url, origin_of, shown
 
 _READ_BYTES = 512_000
+_MOST_BYTES = 5_000_000
 _LONGEST_DELAY_S = 30.0
 _REFUSED = frozenset(range(400, 500)) - {408, 425, 429}
 
@@ -58,11 +59,17 @@ class Robots:
             raise MissingExtraError.of("protego", "pipeline") from None
         place = normal_url(url).split("/", 3)
         robots = "/".join([*place[:3], "robots.txt"])
-        request = Request(robots, accept="text/plain, */*", agent=self._agent, keep=_REFUSED)
+        request = Request(
+            robots,
+            accept="text/plain, */*",
+            agent=self._agent,
+            max_bytes=_MOST_BYTES,
+            keep=_REFUSED,
+        )
         try:
             reply = self._http.send(request)
-        except SourceUnreachableError as error:
-            return error
+        except SourceError as error:
+            return SourceUnreachableError(error.what, obj=error.obj, todo=error.todo)
         if reply.status != 200:
             return None
         rules = Protego.parse(reply.body[:_READ_BYTES].decode("utf-8", "replace"))

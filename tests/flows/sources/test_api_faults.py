@@ -146,6 +146,24 @@ def test_a_list_that_never_holds_still_deletes_nothing(world: World) -> None:
     assert gone not in world.base.live()
 
 
+@pytest.mark.parametrize("etags", [True, False])
+def test_an_old_state_that_returns_is_noticed(tmp_path: Path, etags: bool) -> None:
+    """While deletions wait, the manifest's pages are not the documents: a 304 would prove nothing."""
+    world = World(tmp_path / "kb", "page", etags=etags)
+    try:
+        guard = {"max_count": 1, "max_share": 0.0}
+        world.base.configure({**world.api.config(), "deletion_guard": guard})
+        old = list(world.api.records)
+        world.api.records = [{**old[0], "v": "edited meanwhile"}, *old[4:]]
+        report = world.base.pull()
+        assert (report.withheld, report.changed) == (3, 1)
+        world.api.records = old
+        assert world.base.pull().outcome == "verified"
+        assert world.base.live() == world.api.truth
+    finally:
+        world.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("etags", [True, False])
 def test_pages_twice_and_in_another_order(tmp_path: Path, etags: bool) -> None:

@@ -288,6 +288,20 @@ def test_a_secret_in_a_path_is_not_shown(
         assert "s3cret" not in str(raised.value) and "/hook/" in str(raised.value)
 
 
+def test_credentials_in_a_url_are_refused(server: FaultyServer) -> None:
+    """They would be kept with the pages; the message does not repeat them."""
+    with pytest.raises(ConfigError, match="holds credentials") as raised:
+        api(server, url="https://user:pa55@api.example/items")
+    assert "pa55" not in str(raised.value)
+
+
+def test_configured_headers_take_the_place_of_ours(server: FaultyServer) -> None:
+    """However they are spelled, each is sent once."""
+    server.answer = lambda asked: as_json({"items": ITEMS})
+    pull_all(api(server, headers={"accept": "application/vnd.api+json"}))
+    assert server.asked[0].headers["accept"] == "application/vnd.api+json"
+
+
 def test_a_parameter_that_may_be_a_key_stays_out_of_the_watermark(server: FaultyServer) -> None:
     """Also one that stands in the configuration as it is."""
     server.answer = lambda asked: as_json({"items": ITEMS}, ETag='"1"')
