@@ -12,9 +12,9 @@ import pytest
 from benchmarks.replays import ROWS, Outcome, opened, revisions
 
 CHOSEN = {
-    "eips": [*range(0, 24, 6), 22, 27, 28, 29, 38],
-    "endoflife": [*range(0, 46, 15), 4, 5, 6, 47, 48, 60],
-    "fastapi-docs": [*range(0, 72, 9), 72],
+    "eips": [0, 12, 21, 22, 27, 28, 29, 38],
+    "endoflife": [0, 4, 5, 6, 30, 47, 48],
+    "fastapi-docs": [*range(0, 72, 18), 72],
     "pypa-advisories": [0, 1, 2, 4, 5, 20, 37],
     ROWS: [*range(0, 189, 12), 62, 63, 149, 150, 151, 152, 188],
 }
