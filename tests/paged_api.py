@@ -56,7 +56,7 @@ class PagedApi:
             "key": "id",
             "text": "v",
             "pagination": STYLES[self.style],
-            "allow_private": True,
+            "allow_private": ["127.0.0.0/8"],
             "max_bytes": 1_000_000,
             **options,
         }

@@ -197,7 +197,7 @@ CHANGES = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     style=st.sampled_from(sorted(STYLES)),
     etags=st.booleans(),

@@ -29,7 +29,7 @@ class Site:
             {
                 "kind": "web",
                 "sitemaps": f"{self.server.url}/sitemap.xml",
-                "allow_private": True,
+                "allow_private": ["127.0.0.0/8"],
                 "rate": 10_000,
                 "page_bytes": 1_000_000,
             },
