@@ -182,7 +182,9 @@ class _Pulling:
         if held:
             url, outcome = held[0]
             raise SourceUnreachableError(
-                f"No page could be had: {outcome.error}", obj=url, todo="run again later"
+                f"No page could be had: {outcome.error}",
+                obj=url,
+                todo=outcome.advice or "run again later",
             )
         if self._request.keys is None:
             self._visits.save(self._listing.hints)

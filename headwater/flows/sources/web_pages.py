@@ -48,6 +48,7 @@ class Outcome:
             record is unreadable.
         fingerprint: of the document.
         error: why it is unreadable.
+        advice: what to do about a site that is down.
         status: 404 or 410 where the page is missing, else 0.
         document: of a page that is present.
         url: where it was found, after redirects.
@@ -58,6 +59,7 @@ class Outcome:
     state: str
     fingerprint: str | None = None
     error: str | None = None
+    advice: str = ""
     status: int = 0
     document: ParsedDocument | None = None
     url: str | None = None
@@ -115,7 +117,7 @@ class PageVisitor:
         except SourceUnreachableError as error:
             # Without the details, which differ from time to time: a refusal that stays the same
             # is no news.
-            return Outcome("down", error=_lower(error.what))
+            return Outcome("down", error=_lower(error.what), advice=error.todo)
         except SourceDataError as error:
             return Outcome("unreadable", error=_lower(error.what))
         if reply.status in MISSING:

@@ -522,7 +522,10 @@ def test_private_addresses_are_refused(site: Site, tmp_path: Path) -> None:
     """Without leave no loopback address is asked, and a redirect to a private one never."""
     with pytest.raises(SourceUnreachableError, match="not public"):
         pull_all(web(site, tmp_path, allow_private=False))
-    assert site.paths() == []
+    pages = [f"{site.url}/a", f"{site.url}/b"]
+    with pytest.raises(SourceUnreachableError, match=r"not public[\s\S]*-> .*allow_private"):
+        pull_all(web(site, tmp_path, sitemaps=[], pages=pages, allow_private=False))
+    assert site.server.asked == []
     site.other["/a"] = Answer(b"", 302, {"Location": "http://10.0.0.1/"})
     live = Live(web(site, tmp_path, allow_private=["127.0.0.0/8"]))
     live.pull()
