@@ -14,7 +14,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     1: "internal error (a bug: please report it)",
     2: "usage or configuration error",
     3: "partial: at least one source failed and keeps its last state; the others are published",
-    4: "stopped: a gate or a critical check failed, or deletions wait for approve-deletes",
+    4: "stopped: a gate or a critical check failed, or something waits for approve",
     5: "a freshness objective is missed, or a dataset is stale",
     6: "the store is damaged",
     7: "busy: another run holds the source or the store; nothing was lost",
