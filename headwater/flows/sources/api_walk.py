@@ -157,11 +157,13 @@ class Listing:
         reading: the one that counts.
         doubt: why it may lack a record; empty when it is one state of the API.
         same: it is what the last published listing was.
+        torn: no two readings agree, so that its pages may be of different moments.
     """
 
     reading: Reading
     doubt: str = ""
     same: bool = False
+    torn: bool = False
 
 
 class PageReader:
@@ -226,20 +228,22 @@ class PageReader:
             except SourceError as error:
                 if reading.broken_off:
                     raise
-                return Listing(reading, f"it could not be read twice ({_first_line(error)})")
+                doubt = f"it could not be read twice ({_first_line(error)})"
+                return Listing(reading, doubt, torn=True)
             if again.digests == reading.digests:
                 return self._settled(again)
             reading = again
         if reading.broken_off and reading.error is not None:
             raise reading.error
-        return Listing(reading, f"records changed or moved during each of {READINGS} readings")
+        doubt = f"records changed or moved during each of {READINGS} readings"
+        return Listing(reading, doubt, torn=True)
 
     def _settled(self, reading: Reading) -> Listing:
         if reading.error is not None:
             raise reading.error
         doubt = ""
         if reading.repeated:
-            doubt = f"{len(reading.repeated)} keys are on more than one page"
+            doubt = f"keys on more than one page: {len(reading.repeated)}"
         elif reading.moved:
             doubt = "the total is not the same on every page"
         return Listing(reading, doubt)
@@ -328,12 +332,12 @@ class PageReader:
 def rows_of(listing: Listing, spool: Spool) -> Iterator[pa.RecordBatch]:
     """The rows of a listing, each key once unless its rows contradict each other.
 
-    A key on several pages has moved from one to the other: what was read last counts. In a reading
-    that is no doubtful one, two rows that differ are handed on for the quarantine to hold.
+    In a torn reading, a key on several pages has moved from one to the other: what was read last
+    counts. In any other, two rows that differ are handed on for the quarantine to hold.
     """
     pages = listing.reading.pages
     twice = set(listing.reading.repeated)
-    if twice and listing.doubt and not listing.doubt.startswith("records changed"):
+    if twice and not listing.torn:
         twice -= _contradicting(pages, twice, spool)
     later: list[set[str]] = [set() for _ in pages]
     for place in range(len(pages) - 2, -1, -1):

@@ -378,3 +378,33 @@ def test_times_are_sent_as_the_api_takes_them(server: FaultyServer, form: str, s
     start = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
     pull_all(source, PullRequest(window=Window(start, datetime(2024, 2, 1, tzinfo=UTC))))
     assert server.asked[0].query["from"] == since
+
+
+def test_a_key_on_two_pages_is_doubled_only_where_it_contradicts_itself(
+    server: FaultyServer,
+) -> None:
+    """Equal rows are one record; different ones are both handed on, and either way it shows."""
+
+    def pages(second: dict[str, str]) -> None:
+        listed = [[ITEMS[0], ITEMS[1]], [second, ITEMS[2]], []]
+        server.answer = lambda asked: as_json({"items": listed[int(asked.query["page"]) - 1]})
+
+    source = api(server, pagination={"style": "page"})
+    pages(ITEMS[0])
+    batches, end = pull_all(source)
+    assert sorted(k for b in batches for k in b.column("key").to_pylist()) == ["1", "2", "3"]
+    assert not end.complete and "keys on more than one page: 1" in end.note
+    pages({**ITEMS[0], "name": "another"})
+    batches, end = pull_all(source)
+    assert sorted(k for b in batches for k in b.column("key").to_pylist()) == ["1", "1", "2", "3"]
+    assert not end.complete
+
+
+def test_a_list_that_cannot_be_read_twice_is_incomplete(server: FaultyServer) -> None:
+    """What was read once is taken in; it deletes nothing."""
+    listed = [[ITEMS[0], ITEMS[1]], [ITEMS[2]], []]
+    server.answer = lambda asked: as_json({"items": listed[int(asked.query["page"]) - 1]})
+    server.fault = lambda asked: "truncated" if asked.number > 2 else ""
+    batches, end = pull_all(api(server, pagination={"style": "page"}))
+    assert sum(batch.num_rows for batch in batches) == 3
+    assert not end.complete and "could not be read twice (the reply is no JSON)" in end.note
