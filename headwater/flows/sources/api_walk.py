@@ -144,6 +144,11 @@ class Reading:
         return sum(page.records for page in self.pages)
 
     @property
+    def keys(self) -> set[str]:
+        """Of all records."""
+        return {key for page in self.pages for key in page.keys}
+
+    @property
     def newest(self) -> datetime | None:
         """The newest time of a record."""
         return max((page.newest for page in self.pages if page.newest), default=None)
@@ -222,6 +227,7 @@ class PageReader:
             return Listing(reading)
         if reading.sound and self._pagination.stable:
             return Listing(reading)
+        earlier: set[str] = set()
         for _ in range(READINGS - 1):
             try:
                 again = self._read_once(first, {page.asked: page for page in reading.pages}, None)
@@ -231,18 +237,26 @@ class PageReader:
                 doubt = f"it could not be read twice ({_first_line(error)})"
                 return Listing(reading, doubt, torn=True)
             if again.digests == reading.digests:
-                return self._settled(again)
+                return self._settled(again, earlier)
+            earlier |= reading.keys
             reading = again
         if reading.broken_off and reading.error is not None:
             raise reading.error
         doubt = f"records changed or moved during each of {READINGS} readings"
         return Listing(reading, doubt, torn=True)
 
-    def _settled(self, reading: Reading) -> Listing:
+    def _settled(self, reading: Reading, earlier: set[str]) -> Listing:
+        """The listing of a reading that agrees with the one before.
+
+        What an `earlier` reading of this pull had is not deleted by this pull: it went while the
+        pages were read, or a page was passed over twice alike. The next pull decides.
+        """
         if reading.error is not None:
             raise reading.error
         doubt = ""
-        if reading.repeated:
+        if lost := earlier - reading.keys:
+            doubt = f"records went while the pages were read: {len(lost)}"
+        elif reading.repeated:
             doubt = f"keys on more than one page: {len(reading.repeated)}"
         elif reading.moved:
             doubt = "the total is not the same on every page"
