@@ -110,6 +110,9 @@ def test_the_tour_of_the_readme(model: None, shell: Shell) -> None:
     now, then = next(answers), next(answers)
     assert "closes at eight" in now and "closes at six" not in now
     assert "closes at six" in then and "closes at eight" not in then
+    by_words, prompt = next(answers), next(answers)
+    assert by_words.startswith("1. Opening hours") and "by words" in by_words
+    assert "NOT IN THE PASSAGES" in prompt and "closes at eight" in prompt
     difference = next(answers)
     assert "> documents/returns.md" in difference and "was refunds.md" in difference
     assert re.search(r"^-The shop .* closes at six", difference, re.MULTILINE)
