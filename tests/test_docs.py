@@ -27,7 +27,12 @@ def test_the_readmes_configuration_is_valid():
     blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert blocks
     for block in blocks:
-        assert set(config.parse(block.encode()).sources) == {"handbook", "products", "tickets", "website"}
+        assert set(config.parse(block.encode()).sources) == {
+            "handbook",
+            "products",
+            "tickets",
+            "website",
+        }
 
 
 def test_every_command_of_the_readme_exists():
