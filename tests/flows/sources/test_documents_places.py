@@ -17,14 +17,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from headwater.config import DocumentsConfig
+from headwater.config import DocumentsConfig, load
 from headwater.errors import ConfigError, SourceUnreachableError
+from headwater.flows.encoding import twin_encoding
+from headwater.flows.refresh import refresh
 from headwater.flows.sources import git as git_place
 from headwater.flows.sources.archive import ZipPlace
 from headwater.flows.sources.conformance import SourceConformance, pull_all, pull_rows
 from headwater.flows.sources.documents import DocumentsSource
 from headwater.flows.sources.git import GitPlace
 from headwater.flows.sources.protocol import PullRequest, Source, Window
+from headwater.storage.history import live_state
+from headwater.storage.store import Store
 
 PAGES = {"guide/a b.md": "# A\n\nfirst", "guide/ü.md": "# B\n\nsecond", "top.txt": "third"}
 
@@ -242,6 +246,33 @@ def test_a_repository_names_contents_and_times(
     assert rows["top.txt"]["source_ts"] == datetime(2024, 5, 1, 10, tzinfo=UTC)
     assert rows["guide/a b.md"]["source_ts"] == datetime(2024, 3, 1, 10, tzinfo=UTC)
     assert rows["guide/ü.md"]["text"] == "# B\n\nsecond"
+
+
+@needs_git
+def test_a_branch_that_is_put_back_while_deletions_wait_is_noticed(tmp_path: Path) -> None:
+    """What came with the later commit goes again: the earlier one is no proof of what is served."""
+    repository = Repository(tmp_path / "repo")
+    first = repository.commit(
+        {f"page{n}.md": f"# Page {n}\n\nThe pump feeds hall {n}." for n in range(5)},
+        "2024-05-01T10:00:00Z",
+    )
+    (tmp_path / "headwater.yaml").write_text(
+        "name: pages\nsources:\n  docs: {kind: documents, root: git+repo, "
+        "deletion_guard: {max_count: 1, max_share: 0.0}}\n"
+    )
+
+    def pulled() -> tuple[int, set[str]]:
+        report = refresh(load(tmp_path), encoding=twin_encoding)
+        store = Store.open(tmp_path / "store")
+        return report.exit_code, set(live_state(store.objects, store.current())["docs"])
+
+    pages = {f"page{n}.md" for n in range(5)}
+    assert pulled() == (0, pages)
+    gone: dict[str, str | None] = {f"page{n}.md": None for n in range(3)}
+    repository.commit({**gone, "new.md": "# New\n\nA new pump."}, "2024-06-01T10:00:00Z")
+    assert pulled() == (4, {*pages, "new.md"})
+    repository.git("reset", "--quiet", "--hard", first)
+    assert pulled() == (0, pages)
 
 
 @needs_git
