@@ -22,7 +22,7 @@ from headwater.retrieval.embedding import (
 )
 from headwater.retrieval.embedding.gpu import gpu_seen
 from headwater.retrieval.encoder import QueryEncoder
-from headwater.retrieval.export import Exported, export_encoder, exported_files
+from headwater.retrieval.export import Exported, export_encoder
 from headwater.retrieval.models import resolve
 from headwater.retrieval.normalisation import normalise
 from headwater.retrieval.space import Space, space_of
@@ -65,7 +65,7 @@ def measure(work: Path) -> Iterator[Figure]:
     space = space_of(folder, model=DEFAULT_MODEL)
     export = work / f"export-{space.fingerprint[:16]}"
     export.mkdir(parents=True, exist_ok=True)
-    files = exported_files(export) or export_encoder(folder, space, export)
+    files = _exported(folder, space, export)
     graph = OpenVinoEmbedder(files.xml, files.weights, files.tokenizer, space=space)
     ways: dict[str, Encode] = {
         "openvino": _bulk(graph),
@@ -173,6 +173,13 @@ def _on_a_gpu(folder: Path, space: Space, texts: Sequence[str], torch: Cost) -> 
 
 
 # --- the ways ---------------------------------------------------------------------------------
+
+
+def _exported(folder: Path, space: Space, work: Path) -> Exported:
+    """The graph of the last measurement, or a new one."""
+    found = Exported(work / "encoder.xml", work / "encoder.bin", work / "tokenizer.json")
+    whole = all(path.is_file() for path in (found.xml, found.weights, found.tokenizer))
+    return found if whole else export_encoder(folder, space, work)
 
 
 def _bulk(graph: OpenVinoEmbedder) -> Encode:

@@ -156,7 +156,7 @@ class RefreshRun:
             current=current_keys(live, read_quarantine(self.store.objects, self._parent), name),
             # Only who asks for it pays for reading the run log.
             partial_runs=partial_runs(RunLog(self.store.root), name)
-            if getattr(config, "keyset_every", None) or config.kind in ("api", "documents")
+            if getattr(source, "counts_partial_runs", False)
             else 0,
             keys=frozenset(self.options.keys) if self.options.keys else None,
             window=self.options.window,

@@ -72,7 +72,7 @@ def _sentence_transformers(encoder: Encoder, objects: ObjectStore) -> TextEncode
     folder = resolve(encoder.model, root=objects.root.parent.parent)
     space = space_of(folder, model=encoder.model)
     opened = SentenceTransformersEmbedder(folder, space)
-    _require_same(opened, encoder, objects)
+    require_same(opened, encoder, objects)
     return opened.with_prompt(encoder.query_prompt)
 
 
@@ -85,22 +85,39 @@ def _openai(encoder: Encoder, objects: ObjectStore) -> TextEncoder:
     endpoint = EmbeddingEndpoint.model_validate({**told, "retries": _RETRIES})
     tokenizer = objects.path(_file(encoder, "tokenizer")).read_bytes()
     opened = EndpointEmbedder(endpoint, space_in(encoder), tokenizer)
-    _require_same(opened, encoder, objects)
+    require_same(opened, encoder, objects)
     expecting = opened.expecting(stored_canary(encoder, objects))
     return expecting.with_prompt(encoder.query_prompt)
 
 
-def _require_same(opened: TextEncoder, encoder: Encoder, objects: ObjectStore) -> None:
-    """Refuse a model that changed under its name since the snapshot was built."""
-    from headwater.retrieval.embedding import agreement, canary_vectors, least_agreement
+def canary_agreement(opened: TextEncoder, encoder: Encoder, objects: ObjectStore) -> float:
+    """The lowest cosine between what a model says of the canary texts now and what is stored.
 
-    found = agreement(canary_vectors(opened), stored_canary(encoder, objects))
+    Raises:
+        ModelError: the snapshot has no such file.
+        CorruptObjectError: it is missing or damaged.
+    """
+    from headwater.retrieval.embedding import agreement, canary_vectors
+
+    return agreement(canary_vectors(opened), stored_canary(encoder, objects))
+
+
+def require_same(opened: TextEncoder, encoder: Encoder, objects: ObjectStore) -> None:
+    """Refuse a model whose vectors are not those of the store.
+
+    Raises:
+        ModelError: it changed under its name, or this machine computes other vectors.
+    """
+    from headwater.retrieval.embedding import least_agreement
+
+    found = canary_agreement(opened, encoder, objects)
     # "not >=" also refuses a NaN.
     if not found >= least_agreement(encoder.backend):
+        who = "The endpoint" if encoder.backend == "openai" else "This machine"
         raise ModelError(
-            f"The model gives other vectors than the snapshot holds (cosine {found:.5f})",
+            f"{who} computes other vectors than the store holds (cosine {found:.5f})",
             obj=encoder.model,
-            todo="restore it, or build the index anew with: headwater refresh --new-model",
+            todo="restore the model, or build the index anew with: headwater refresh --new-model",
         )
 
 

@@ -46,13 +46,6 @@ class Exported:
     agreement: float = 1.0
 
 
-def exported_files(folder: Path) -> Exported | None:
-    """The files of an earlier export into `folder`, or None unless all are there."""
-    found = Exported(folder / _GRAPH, folder / _WEIGHTS, folder / _TOKENIZER)
-    whole = found.xml.is_file() and found.weights.is_file() and found.tokenizer.is_file()
-    return found if whole else None
-
-
 def exportable(model_folder: Path) -> bool:
     """Whether the model is made of nothing but what can be exported.
 

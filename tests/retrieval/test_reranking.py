@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import bert_files
 
 from headwater.config import load
 from headwater.errors import ConfigError, ModelError
@@ -86,22 +87,11 @@ def test_equal_scores_keep_the_order_of_the_search(base):
 @pytest.fixture(scope="module")
 def cross_encoder(tmp_path_factory) -> Path:
     """A tiny BERT with random weights and one output, saved as any cross-encoder is."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from transformers import BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    folder.mkdir()
     words = sorted({w.strip(".").lower() for text in NOTES.values() for w in text.split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        num_labels=1,
-    )
+    config = bert_files(folder, words, num_labels=1)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 

@@ -7,10 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from headwater.errors import ModelError
-from headwater.retrieval.embedding import Embedder, agreement, canary_vectors, least_agreement
+from headwater.retrieval.embedding import Embedder, agreement, least_agreement
 from headwater.retrieval.encoder import Vectors
-from headwater.retrieval.encoders import stored_canary
+from headwater.retrieval.encoders import canary_agreement
 from headwater.storage.manifest import Encoder, Gate
 from headwater.storage.objects import ObjectEntry, ObjectStore
 
@@ -38,28 +37,6 @@ def earlier_canary(objects: ObjectStore, vectors: Vectors, least: float) -> Obje
     return None
 
 
-def canary_agreement(objects: ObjectStore, encoder: Encoder, embedder: Embedder) -> float:
-    """The lowest cosine between what an embedder says now and what the store holds."""
-    return agreement(canary_vectors(embedder), stored_canary(encoder, objects))
-
-
-def require_same(objects: ObjectStore, encoder: Encoder, embedder: Embedder) -> None:
-    """Refuse an embedder whose vectors are not those of the store.
-
-    Raises:
-        ModelError: they are not.
-    """
-    found = canary_agreement(objects, encoder, embedder)
-    # "not >=" also refuses a NaN.
-    if not found >= least_agreement(encoder.backend):
-        who = "The endpoint" if encoder.backend == "openai" else "This machine"
-        raise ModelError(
-            f"{who} computes other vectors than the store holds (cosine {found:.5f})",
-            obj=encoder.model,
-            todo="build the index anew with: headwater refresh --new-model",
-        )
-
-
 def canary_gates(objects: ObjectStore, encoder: Encoder, embedder: Embedder) -> tuple[Gate, ...]:
     """Whether the model is the same after embedding as it was before; nothing is asked of the twin.
 
@@ -68,7 +45,7 @@ def canary_gates(objects: ObjectStore, encoder: Encoder, embedder: Embedder) -> 
     """
     if "canary" not in encoder.files:
         return ()
-    found = canary_agreement(objects, encoder, embedder)
+    found = canary_agreement(embedder, encoder, objects)
     least = least_agreement(encoder.backend)
     told = f"cosine {found:.5f}, at least {least} is needed"
     return (Gate(GATE, found >= least, detail=told),)

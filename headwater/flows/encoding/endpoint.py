@@ -15,10 +15,8 @@ from typing import Final
 from headwater.config import EmbeddingEndpoint, KnowledgeBase
 from headwater.errors import ConfigError
 from headwater.flows.encoding.canary import (
-    canary_agreement,
     earlier_canary,
     put_canary,
-    require_same,
 )
 from headwater.flows.encoding.value import (
     Encoding,
@@ -30,7 +28,7 @@ from headwater.flows.encoding.value import (
 from headwater.flows.texts import cutter_for
 from headwater.retrieval.embedding import Embedder, canary_vectors, least_agreement
 from headwater.retrieval.embedding.endpoint import EndpointEmbedder
-from headwater.retrieval.encoders import stored_canary
+from headwater.retrieval.encoders import canary_agreement, require_same, stored_canary
 from headwater.retrieval.space import Space, space_in
 from headwater.retrieval.tokens import ESTIMATING
 from headwater.storage.files import sha256
@@ -73,7 +71,7 @@ def endpoint_encoding(
 
     def opened(encoder: Encoder = encoder) -> Embedder:
         embedder = EndpointEmbedder(endpoint, space_in(encoder), tokenizer)
-        require_same(objects, encoder, embedder)
+        require_same(embedder, encoder, objects)
         return embedder.expecting(stored_canary(encoder, objects))
 
     return Encoding(encoder, cutter_for(kb, encoder, tokenizer), opened)
@@ -84,7 +82,7 @@ def _agrees(
 ) -> bool:
     """Whether the model is still the one that the store was built with."""
     embedder = EndpointEmbedder(endpoint, space_in(encoder), tokenizer)
-    return canary_agreement(objects, encoder, embedder) >= least_agreement(encoder.backend)
+    return canary_agreement(embedder, encoder, objects) >= least_agreement(encoder.backend)
 
 
 def _asked(

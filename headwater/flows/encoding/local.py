@@ -14,9 +14,7 @@ from typing import Final
 from headwater.config import KnowledgeBase
 from headwater.errors import ModelError
 from headwater.flows.encoding.canary import (
-    canary_agreement,
     put_canary,
-    require_same,
 )
 from headwater.flows.encoding.value import (
     Encoding,
@@ -34,6 +32,7 @@ from headwater.retrieval.embedding import (
     least_agreement,
 )
 from headwater.retrieval.embedding.gpu import GpuForMany, gpu_seen
+from headwater.retrieval.encoders import canary_agreement, require_same
 from headwater.retrieval.export import export_encoder, exportable
 from headwater.retrieval.models import resolve
 from headwater.retrieval.space import Space, space_in, space_of
@@ -147,7 +146,7 @@ def _reopened(kb: KnowledgeBase, encoder: Encoder, objects: ObjectStore) -> Enco
 
 
 def _agrees(kb: KnowledgeBase, encoder: Encoder, objects: ObjectStore) -> bool:
-    found = canary_agreement(objects, encoder, _opener(kb, encoder, objects, check=False)())
+    found = canary_agreement(_opener(kb, encoder, objects, check=False)(), encoder, objects)
     return bool(found >= least_agreement(encoder.backend))
 
 
@@ -159,7 +158,7 @@ def _opener(
 
     def checked(embedder: Embedder) -> Embedder:
         if check:
-            require_same(objects, encoder, embedder)
+            require_same(embedder, encoder, objects)
         return embedder
 
     def model(device: str) -> Embedder:

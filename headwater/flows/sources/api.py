@@ -61,6 +61,8 @@ class _Plan:
 class ApiSource:
     """Records of a JSON API; see `ApiConfig` for the options."""
 
+    counts_partial_runs = True
+
     def __init__(self, name: str, config: ApiConfig, *, root: Path) -> None:
         """Keep the configuration; nothing is asked before a pull.
 

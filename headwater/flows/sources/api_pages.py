@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,7 +95,7 @@ class SinglePage(_Sized):
         return None
 
 
-class _Counted(_Sized):
+class _Counted(_Sized, ABC):
     """A position counts up until a page is empty, the total is met or the reply says so."""
 
     name = ""
@@ -115,8 +116,9 @@ class _Counted(_Sized):
         start = self.default_start if config.start is None else config.start
         return {config.param or self.name: start + position, **super().first()}
 
+    @abstractmethod
     def _position(self, page: PageSeen) -> int:
-        raise NotImplementedError
+        """Pages, or records, before the next one."""
 
 
 class NumberedPages(_Counted):

@@ -48,6 +48,11 @@ class DatabaseSource:
         template_fields(config.url or "")
         template_fields(config.template or "")
 
+    @property
+    def counts_partial_runs(self) -> bool:
+        """Whether every so many runs list all keys."""
+        return self._config.keyset_every is not None
+
     def pull(self, request: PullRequest) -> Pull:
         """Yield the rows the request asks for; see `Source.pull`.
 

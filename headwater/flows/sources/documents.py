@@ -40,6 +40,8 @@ class DocumentsSource:
             variable is not set.
     """
 
+    counts_partial_runs = True
+
     def __init__(self, name: str, config: DocumentsConfig, *, root: Path) -> None:
         self._name = name
         self._config = config

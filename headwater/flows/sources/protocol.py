@@ -113,8 +113,9 @@ class PullRequest:
         current: keys of the live documents that are as the source last sent them: those with a
             newer version in quarantine are not among them. A source that only lists a key may
             answer `unchanged` for it.
-        partial_runs: how many runs ended since one listed every record; counted for a source whose
-            configuration has `keyset_every`, and for APIs.
+        partial_runs: how many runs ended since one confirmed every record; counted for a source that
+            says `counts_partial_runs = True`. While it is above 0 the documents are not what the
+            watermark's extract was: a part of a later one may have been taken in.
         keys: only these keys (`--key`); None for all. Such an extract is never complete.
         window: only this range of source time (a backfill). Such an extract is never complete.
         key_range: only this range of keys (a backfill). Such an extract is never complete. A source
@@ -167,7 +168,8 @@ class Source(Protocol):
     """A place knowledge is pulled from.
 
     A class may also say `parallel_windows = N`: so many windows of a backfill may be pulled at
-    once, each by an object of its own. It is 1 where nothing is said.
+    once, each by an object of its own. It is 1 where nothing is said. And it may say
+    `counts_partial_runs = True`, where it needs `PullRequest.partial_runs`: that reads the run log.
     """
 
     def pull(self, request: PullRequest) -> Pull:
