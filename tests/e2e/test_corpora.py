@@ -7,14 +7,13 @@ import gzip
 import importlib.util
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from one_reply import OneReply
 
 KEV = {
     "kind": "api",
@@ -141,39 +140,10 @@ def test_companies_of_a_table(corpora: Path, postgres: Any, make_base: Callable[
 # --- an API ----------------------------------------------------------------------------------------
 
 
-class Api:
-    """A server of one reply on the loopback interface."""
-
-    def __init__(self) -> None:
-        self.body = b"{}"
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(outer.body)))
-                self.end_headers()
-                self.wfile.write(outer.body)
-
-            def log_message(self, *args: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/kev.json"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
-def api() -> Iterator[Api]:
+def api() -> Iterator[OneReply]:
     """A running server."""
-    running = Api()
+    running = OneReply()
     yield running
     running.close()
 
@@ -188,7 +158,7 @@ def catalogue(corpora: Path, revision: int, folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_vulnerabilities_of_an_api(
-    corpora: Path, api: Api, tmp_path: Path, make_base: Callable[..., Any]
+    corpora: Path, api: OneReply, tmp_path: Path, make_base: Callable[..., Any]
 ) -> None:
     """An API's truncated reply is refused, the last state stays served, the next reply recovers."""
     base = make_base({"kev": {**KEV, "url": api.url}})

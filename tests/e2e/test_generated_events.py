@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from one_reply import OneReply
 
 WORDS = [
     "pump",
@@ -34,40 +33,10 @@ WORDS = [
 DOCUMENTS, ROWS, TICKETS = 60, 80, 40
 
 
-class Reply:
-    """An API of one reply on the loopback interface, which may break off."""
-
-    def __init__(self) -> None:
-        self.body = b"{}"
-        self.sent: int | None = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(outer.body)))
-                self.end_headers()
-                self.wfile.write(outer.body[: outer.sent])
-
-            def log_message(self, *args: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/tickets.json"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
-def reply() -> Iterator[Reply]:
+def reply() -> Iterator[OneReply]:
     """A running server."""
-    running = Reply()
+    running = OneReply()
     yield running
     running.close()
 
@@ -75,7 +44,7 @@ def reply() -> Iterator[Reply]:
 class History:
     """The world that the knowledge base pulls from, and what it should hold."""
 
-    def __init__(self, make_base: Callable[..., Any], reply: Reply) -> None:
+    def __init__(self, make_base: Callable[..., Any], reply: OneReply) -> None:
         self.random = random.Random(7)
         self.reply = reply
         table = {"kind": "database", "dsn": "sqlite:///world.db", "key": "id"}
@@ -142,7 +111,7 @@ class History:
         return bool(self.base.live() == self.state())
 
 
-def test_a_history_with_every_event(make_base: Callable[..., Any], reply: Reply) -> None:
+def test_a_history_with_every_event(make_base: Callable[..., Any], reply: OneReply) -> None:
     """Each event does what it should to its own source, and nothing to the others."""
     world = History(make_base, reply)
     code, _, first = world.refresh()
